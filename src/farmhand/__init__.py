@@ -1,0 +1,41 @@
+"""Farmhand: the computers you already have, as one compute farm.
+
+    with Farm() as farm:
+        for result in farm.map(function, items): ...
+
+The names below are loaded when they are first used, so that `import farmhand` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from farmhand import errors
+    from farmhand.client.farm import Farm
+    from farmhand.client.futures import FarmFuture
+    from farmhand.model.retry import Retry
+    from farmhand.model.version import VERSION as __version__
+
+__all__ = ["Farm", "FarmFuture", "Retry", "__version__", "errors"]
+
+_WHERE = {
+    "Farm": ("farmhand.client.farm", "Farm"),
+    "FarmFuture": ("farmhand.client.futures", "FarmFuture"),
+    "Retry": ("farmhand.model.retry", "Retry"),
+    "__version__": ("farmhand.model.version", "VERSION"),
+    "errors": ("farmhand.errors", ""),
+}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _WHERE:
+        raise AttributeError(f"module 'farmhand' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value: Any = importlib.import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value

@@ -1,0 +1,492 @@
+"""Drives one session: a thread with a loop that carries out what `core.session` decides.
+
+Any thread may submit, cancel or kill. Submitting only appends to an inbox and wakes the loop, so that the hot path takes no
+lock; the core itself is touched under `_lock`. Callbacks of futures run outside the lock, on the loop's thread, as those of
+the standard executors run on theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from farmhand import errors
+from farmhand.client.futures import FarmFuture
+from farmhand.client.output import OutputPrinter
+from farmhand.client.results import Results
+from farmhand.client.sending import Sender
+from farmhand.core import session as core
+from farmhand.core.tasks import Group, Task
+from farmhand.engine import subjects
+from farmhand.engine.connection import Connection, Options
+from farmhand.engine.ordered import OrderedReader
+from farmhand.engine.stored import Publisher
+from farmhand.engine.streams import purge
+from farmhand.engine.wire import Msg
+from farmhand.home.process import new_loop
+from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId, Token
+from farmhand.model.messages import Control, LaneRequest, SessionBeat
+from farmhand.model.needs import Lane
+from farmhand.model.version import VERSION
+
+log = logging.getLogger("farmhand.client")
+
+
+class DriverConfig(msgspec.Struct, kw_only=True):
+    """What a session is made with."""
+
+    connect: Callable[[], Options]  # called on the loop's thread, where slow imports hurt nobody
+    bound: int = 0  # batches under way at once, 0 for what the slots ask for
+    on_client_loss: str = "kill"
+    spool: str = ""  # a folder that client and slots share, when the farm is on this machine
+    output: bool = True
+
+
+class Driver:
+    """One session. `start` returns when the farm has answered; `close` ends the session and the thread."""
+
+    def __init__(self, config: DriverConfig) -> None:
+        self.config = config
+        self.session_id = secrets.token_hex(6)
+        self.core = core.Session(secrets.token_bytes(16), config.bound)
+        self.farm: dict[str, Any] = {}  # what the steward said of itself
+        self.pythons: tuple[str, ...] = ()
+        self.broken: Exception | None = None
+        self.bytes_in = 0
+        self.connection: Connection
+        self.publisher: Publisher
+        self.sender: Sender
+        self.results: Results
+        self.loop: asyncio.AbstractEventLoop
+        self._lock = threading.RLock()
+        self._inbox: deque[tuple[Group, Task]] = deque()
+        self._awake = False
+        self._idle = threading.Condition()
+        self._started: threading.Event = threading.Event()
+        self._start_error: BaseException | None = None
+        self._closing: asyncio.Event
+        self._lanes: dict[LaneId, asyncio.Task[None]] = {}
+        self._tick: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._unpurged = 0
+        self._thread = threading.Thread(target=self._run_thread, name="farmhand-session", daemon=True)
+
+    # ---- life
+
+    def start(self) -> None:
+        """Connect and greet the farm. Raises what that raised, within a few seconds."""
+        self._thread.start()
+        self._started.wait()
+        if self._start_error is not None:
+            self._thread.join()
+            raise self._start_error
+
+    def _run_thread(self) -> None:
+        self.loop = new_loop()
+        try:
+            self.loop.run_until_complete(self._main())
+        except BaseException as error:
+            self._start_error = error
+            self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
+        finally:
+            self._started.set()
+            self.loop.close()
+
+    async def _main(self) -> None:
+        self._closing = asyncio.Event()
+        options = self.config.connect()
+        options.name = f"session:{self.session_id}"
+        self.connection = await Connection.open(options)
+        try:
+            await self._greet()
+            self._set_up()
+            await self._reader.start()
+            self._beat()
+            self._started.set()
+            await self._closing.wait()
+            await self._say_goodbye()
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await self.connection.close()
+
+    def _set_up(self) -> None:
+        self.publisher = Publisher(self.connection)
+        self.sender = Sender(self)
+        self.results = Results(self)
+        self._reader = OrderedReader(
+            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result
+        )
+        connection = self.connection
+        connection.subscribe(subjects.started(self.session_id, "*"), self._on_started)
+        connection.subscribe(subjects.LANES, lambda msg: self._on_lanes(messages.read_lane_table(msg.data)))
+        if self.config.output:
+            connection.subscribe(subjects.output(self.session_id, "*"), OutputPrinter().on_message)
+        connection.on_connected.append(self._on_reconnected)
+
+    async def _greet(self) -> None:
+        """The steward's answer tells versions. It may be starting: ask until the deadline."""
+        deadline = asyncio.get_running_loop().time() + limits.EMBEDDED_START_S
+        while True:
+            try:
+                self.farm = await self._ask("hello")
+                break
+            except (errors.NoResponder, errors.EngineLost, TimeoutError):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise errors.EngineUnreachable(f"{self.connection.options.address} runs, but no steward answers") from None
+                await asyncio.sleep(0.005)
+        if self.farm["protocol"] != messages.PROTOCOL:
+            raise errors.VersionMismatch(
+                f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
+                f"(protocol {messages.PROTOCOL}); update the older one"
+            )
+
+    async def _ask(self, verb: str, body: bytes = b"") -> Any:
+        """A request to the steward. Raises the error class that the steward names."""
+        msg = await self.connection.request(subjects.api(verb), body)
+        answer = messages.read_answer(msg.data)
+        if answer.error:
+            kind = getattr(errors, answer.kind, errors.EngineError)
+            raise kind(answer.error)
+        return answer.result
+
+    def ask(self, verb: str, body: bytes = b"") -> Any:
+        """The same from any thread but the loop's."""
+        return asyncio.run_coroutine_threadsafe(self._ask(verb, body), self.loop).result()
+
+    async def _say_goodbye(self) -> None:
+        """Stop and withdraw what is left, and tell the steward that this session is over."""
+        connection = self.connection
+        self._reader.close()
+        connection.publish(subjects.control_of_session(self.session_id), messages.encode(Control(gone=True)))
+        self._beat(ended=True)
+        self.publisher.close()
+
+    def close(self) -> None:
+        """End the session. Waits for the thread unless called on it."""
+        if self._thread.is_alive():
+            try:
+                self.loop.call_soon_threadsafe(self._closing.set)
+            except RuntimeError:
+                pass  # the loop has just ended by itself
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+        self.break_all(errors.FarmClosed())
+
+    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        """Run a coroutine beside, on the loop; its failure breaks the session rather than being lost."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the session's background work failed", exc_info=error)
+            self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
+
+    # ---- submitting
+
+    def submit(self, group: Group, task: Task) -> None:
+        """Accept one task, from any thread."""
+        self._inbox.append((group, task))
+        if not self._awake:
+            self._awake = True
+            self.loop.call_soon_threadsafe(self._pump)
+
+    def submit_many(self, group: Group, tasks: Iterable[Task]) -> None:
+        """Accept many tasks of one group."""
+        self._inbox.extend((group, task) for task in tasks)
+        if not self._awake:
+            self._awake = True
+            self.loop.call_soon_threadsafe(self._pump)
+
+    def _drain(self) -> None:
+        """Move the inbox into the core. Needs the lock."""
+        inbox, accepted = self._inbox, self.core.on_submitted
+        while inbox:
+            group, task = inbox.popleft()
+            tasks = [task]
+            while inbox and inbox[0][0] is group:
+                tasks.append(inbox.popleft()[1])
+            accepted(group, tasks)
+            if group.lane_id not in self._lanes:
+                self._lanes[group.lane_id] = self.spawn(self._prepare_lane(group.lane))
+
+    def _pump(self) -> None:
+        """Take what was submitted and send what there is room for."""
+        self._awake = False
+        with self._lock:
+            self._drain()
+            effects = self.core.plan(self.loop.time())
+        self.carry_out(effects, None)
+        self._arm()
+
+    def carry_out(self, effects: list[core.Effect], body: Any) -> None:
+        """Do what the core decided. `body` belongs to the report that caused it."""
+        ended = False
+        for effect in effects:
+            match effect:
+                case core.Send():
+                    self.sender.send(effect.batch)
+                case core.Delivered():
+                    self.results.deliver(effect, body)
+                    ended = True
+                case core.Ended():
+                    self.results.end(effect, body)
+                    ended = True
+                case core.Running():
+                    effect.task.cargo.set_running_or_notify_cancel()
+                case core.Stop():
+                    control = Control(kill=tuple(effect.targets))
+                    self.connection.publish(subjects.control_of_session(self.session_id), messages.encode(control))
+                case core.CheckLane():
+                    self.spawn(self._check_lane(effect.lane))
+        if ended:
+            self.wake_waiters()
+
+    def wake_waiters(self) -> None:
+        """Tell `wait_all` that outcomes have come."""
+        if self.open == 0:
+            with self._idle:
+                self._idle.notify_all()
+
+    def _arm(self) -> None:
+        """Set the timer to the core's next deadline."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        due = self.core.next_deadline()
+        if due is not None:
+            self._tick = self.loop.call_at(max(due, self.loop.time() + 0.001), self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        with self._lock:
+            effects = self.core.on_tick(self.loop.time())
+        self.carry_out(effects, None)
+        self._pump()
+
+    # ---- lanes
+
+    async def _prepare_lane(self, lane: Lane) -> None:
+        """Have the steward make the lane; ask until it answers, because nothing can be sent before."""
+        request = msgspec.msgpack.encode(LaneRequest(messages.PROTOCOL, VERSION, lane))
+        while True:
+            try:
+                answer = await self._ask("lane", request)
+                break
+            except (errors.VersionMismatch, errors.BadNeed) as error:
+                self.break_all(error)
+                return
+            except (errors.EngineError, TimeoutError) as error:
+                log.debug("lane %s not made yet: %s", lane.id, error)
+                await asyncio.sleep(limits.RECONNECT_FIRST_S)
+        self.pythons = tuple(answer["pythons"])
+        if self.pythons and lane.python and lane.python not in self.pythons:
+            offered = ", ".join(self.pythons)
+            self._fail_lane(lane, errors.NoNodeForPython(f"this client runs Python {lane.python}; the farm's nodes offer {offered}"))
+            return
+        state = answer["state"]
+        if not state["slots"] and state["lacking"]:
+            log.warning("no node can run tasks that need %s yet: %s", ", ".join(map(str, lane.needs)), "; ".join(state["lacking"]))
+        with self._lock:
+            self.core.on_slots(lane.id, state["slots"])
+        self._pump()
+
+    def _fail_lane(self, lane: Lane, error: Exception) -> None:
+        """End every task that waits in a lane; a later submit asks again."""
+        self._lanes.pop(lane.id, None)
+        with self._lock:
+            self._drain()
+            groups = list(self.core.window(lane).rounds)
+            tasks = [task for group in groups for task in group.backlog if self.core.cancel(task)[0]]
+        for task in tasks:
+            task.cargo.set_exception(error)
+        self.wake_waiters()
+
+    def _on_lanes(self, table: messages.LaneTable) -> None:
+        with self._lock:
+            for state in table.lanes:
+                if LaneId(state.id) in self._lanes and self._lanes[LaneId(state.id)].done():
+                    self.core.on_slots(LaneId(state.id), state.slots)
+        self._pump()
+
+    async def _check_lane(self, lane: LaneId) -> None:
+        asked_at = self.loop.time()
+        try:
+            empty = await self._ask("empty", lane.encode())
+        except (errors.EngineError, TimeoutError):
+            return
+        with self._lock:
+            effects = self.core.on_lane_checked(lane, asked_at, empty=bool(empty))
+        self.carry_out(effects, None)
+        self._pump()
+
+    # ---- what nodes say
+
+    def _on_result(self, _sequence: int, subject: str, data: bytes | bytearray) -> None:
+        """A report from the RESULT stream, in order and never twice."""
+        self.bytes_in += len(data)
+        try:
+            header, body = messages.split(data)
+            report = messages.read_report(header)
+        except errors.BadMessage as error:
+            log.warning("a report cannot be read: %s", error)
+            return
+        if report.node != subject.rsplit(".", 1)[-1]:
+            log.warning("%s reported in the name of %s; dropped", subject, report.node)
+            return
+        with self._lock:
+            effects = self.core.on_report(report, self.loop.time())
+        self.carry_out(effects, self.results.read(report, body))
+        self._forget_read()
+        self._pump()
+
+    def _forget_read(self) -> None:
+        """Let the engine drop reports that have been read, many at a time."""
+        self._unpurged += 1
+        if self._unpurged >= limits.PURGE_EVERY:
+            self._unpurged = 0
+            self.spawn(self._purge())
+
+    async def _purge(self) -> None:
+        try:
+            await purge(self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), before=self._reader.last + 1)
+        except (errors.EngineError, TimeoutError) as error:
+            log.debug("reports were not purged: %s", error)
+
+    def _on_started(self, msg: Msg) -> None:
+        notice = messages.read_started(msg.data)
+        with self._lock:
+            effects = self.core.on_started(Token(notice.token), notice.index, notice.node)
+        self.carry_out(effects, None)
+
+    # ---- what the engine says about a publish
+
+    def on_stored(self, token: Token) -> None:
+        with self._lock:
+            self.core.on_stored(token)
+
+    def on_refused(self, token: Token, error: errors.EngineError) -> None:
+        """The engine did not take a batch: its tasks wait for the next try."""
+        log.warning("the engine did not take a batch: %s", error)
+        with self._lock:
+            self.core.on_refused(token, self.loop.time(), full=isinstance(error, errors.EngineFull))
+        self._pump()
+
+    def _on_reconnected(self) -> None:
+        self._beat(again=False)
+        self._pump()
+
+    # ---- stopping
+
+    def cancel(self, task: Task) -> bool:
+        """See `core.session.Session.cancel`; from any thread."""
+        with self._lock:
+            self._drain_from_anywhere()
+            cancelled, effects = self.core.cancel(task)
+        self._carry_out_soon(effects)
+        if cancelled:
+            self.wake_waiters()
+        return cancelled
+
+    def kill(self, task: Task) -> bool:
+        """See `core.session.Session.kill`; from any thread."""
+        with self._lock:
+            self._drain_from_anywhere()
+            ended, effects = self.core.kill(task)
+        self._carry_out_soon(effects)
+        if ended:
+            self.wake_waiters()
+        return ended
+
+    def _drain_from_anywhere(self) -> None:
+        """The core must know a task before it can stop it. Lanes are made by the pump that is due."""
+        inbox = self._inbox
+        while inbox:
+            group, task = inbox.popleft()
+            self.core.on_submitted(group, [task])
+            if group.lane_id not in self._lanes:
+                self.loop.call_soon_threadsafe(self._need_lane, group.lane)
+
+    def _need_lane(self, lane: Lane) -> None:
+        if lane.id not in self._lanes:
+            self._lanes[lane.id] = self.spawn(self._prepare_lane(lane))
+        self._pump()
+
+    def _carry_out_soon(self, effects: list[core.Effect]) -> None:
+        if effects and self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.carry_out, effects, None)
+
+    def cancel_waiting(self) -> None:
+        """Cancel every task that is not known to run."""
+        with self._lock:
+            self._drain_from_anywhere()
+            groups = [group for window in self.core.windows.values() for group in window.rounds]
+            tasks = [task for group in groups for task in group.backlog]
+            tasks += [task for batch in self.core.batches.values() for task in batch.tasks if task is not None]
+        for task in tasks:
+            task.cargo.cancel()
+
+    @property
+    def open(self) -> int:
+        """Tasks without an outcome."""
+        return self.core.open + len(self._inbox)
+
+    def wait_all(self) -> None:
+        """Return when every task has its outcome."""
+        with self._idle:
+            while self.open and self.broken is None and self._thread.is_alive():
+                self._idle.wait(1.0)  # the pause only matters if the thread itself dies
+
+    def break_all(self, error: Exception) -> None:
+        """The session cannot go on: every future ends with `error`."""
+        with self._lock:
+            self.broken = self.broken or error
+            if self._thread.is_alive() or self._inbox:
+                self._drain_quietly()
+            tasks = [task for batch in self.core.batches.values() for task in batch.tasks if task is not None]
+            tasks += [task for w in self.core.windows.values() for g in w.rounds for task in g.backlog]
+        for task in tasks:
+            future: FarmFuture = task.cargo
+            with self._lock:
+                alive = self.core.cancel(task)[0] or not future.done()
+            if alive and not future.done():
+                future.set_exception(error)
+        with self._idle:
+            self._idle.notify_all()
+
+    def _drain_quietly(self) -> None:
+        while self._inbox:
+            group, task = self._inbox.popleft()
+            self.core.on_submitted(group, [task])
+
+    # ---- heartbeat
+
+    def _beat(self, *, ended: bool = False, again: bool = True) -> None:
+        counts = self.core.counts
+        running = sum(batch.left for batch in self.core.batches.values())
+        beat = SessionBeat(
+            messages.PROTOCOL, VERSION, self.session_id, socket.gethostname(), os.getpid(), _user(),
+            self.config.on_client_loss, max(0, self.open - running), running, counts.done, counts.failed, counts.cpu,
+            counts.seconds, self.bytes_in, self.sender.bytes_out, tuple(self.core.windows), ended,
+        )  # fmt: skip
+        self.connection.publish(subjects.beat_of_session(self.session_id), messages.encode(beat))
+        if again and not ended:
+            self.loop.call_later(limits.BEAT_S, self._beat)
+
+
+def _user() -> str:
+    return os.environ.get("USER") or os.environ.get("USERNAME") or str(getattr(os, "getuid", lambda: "?")())

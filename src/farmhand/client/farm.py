@@ -1,0 +1,371 @@
+"""`Farm`: a `concurrent.futures.Executor` on a farm of any size."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from farmhand import errors
+from farmhand.client.driver import Driver, DriverConfig
+from farmhand.client.embedded import EmbeddedFarm
+from farmhand.client.futures import FarmFuture
+from farmhand.client.mapping import map_all, map_lazily
+from farmhand.client.options import TaskOptions, as_retry, as_timeout, own_lane
+from farmhand.client.remote import remote_login
+from farmhand.client.sending import Large, Uploader
+from farmhand.code.hashing import content_hash
+from farmhand.code.pack import Packer
+from farmhand.code.values import estimate_size
+from farmhand.core.tasks import Group, Task
+from farmhand.model import limits
+from farmhand.model.messages import Profile
+from farmhand.model.retry import Retry
+from farmhand.node.monitor import usable_cores
+
+_GROUPS_MAX = 4096  # profiles whose learned durations are remembered
+_open: weakref.WeakSet[Farm] = weakref.WeakSet()
+
+
+class _View(Executor):
+    """What a `Farm` and a view on it share: submitting with one set of options."""
+
+    _farm: Farm
+    _options: TaskOptions
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FarmFuture:  # type: ignore[override]
+        """Run `fn(*args, **kwargs)` on the farm. All keyword arguments are the function's own.
+
+        Raises: what pickling the function or an argument raises; `RuntimeError` after `shutdown`; `EngineFull` while the
+        engine has no space for new work; a `BrokenExecutor` when the farm can run nothing more.
+        """
+        return self._farm._submit(self._options, fn, args, kwargs)
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
+            chunksize: int = 1, buffersize: int | None = None) -> Iterator[Any]:  # fmt: skip
+        """As `Executor.map`, results in order.
+
+        Iterables that all have a length are submitted at once. With an iterator among them, or with `buffersize`, at most so
+        many calls are under way (4096 by default), and more are submitted as results are taken. `chunksize` is accepted;
+        the farm finds its own.
+        Raises: from the iterator, the first error of a call; `TimeoutError` `timeout` seconds after this call.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and (not isinstance(buffersize, int) or isinstance(buffersize, bool)):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        submit_many = functools.partial(self._farm._submit_many, self._options, fn)
+        calls = zip(*iterables, strict=False)
+        if buffersize is None and all(hasattr(it, "__len__") for it in iterables):
+            return map_all(submit_many, calls, timeout)
+        return map_lazily(submit_many, calls, timeout, buffersize or limits.MAP_AHEAD)
+
+    def options(self, *, needs: Iterable[str] = (), retries: int | Retry = 0, timeout: float | None = None,
+                priority: int = 0, name: str = "") -> FarmView:  # fmt: skip
+        """An Executor on the same farm whose submissions have these options.
+
+        needs: what the node must have, for example `["cpus=2", "mem=8GiB", "latex"]`. retries: how often to run again, or a
+        `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
+        Raises: `BadNeed`, `BadOption`.
+        """
+        given = TaskOptions(lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=name)
+        return FarmView(self._farm, given)
+
+
+class FarmView(_View):
+    """A farm seen with options. Closing it closes nothing; the farm stays open."""
+
+    def __init__(self, farm: Farm, options: TaskOptions) -> None:
+        self._farm = farm
+        self._options = options
+
+    @property
+    def _max_workers(self) -> int:
+        return self._farm._max_workers
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing to do: the farm itself is closed by its owner."""
+
+
+class Farm(_View):
+    """A `concurrent.futures.Executor` on a farm.
+
+    address: `tls://host:port`, `nats://`, `ws://`, `wss://`, or a join line; without one `$FARMHAND_FARM`, and without that
+        an embedded farm on this machine, which ends with this object.
+    max_workers: slots of an embedded farm (default: one per usable core); with an address, how many batches of tasks this
+        client keeps under way at most.
+    initializer, initargs: run once in each slot before its first task of this Farm.
+    on_client_loss: `"kill"` stops this client's running tasks when it dies, `"finish"` lets them end. What waits is withdrawn.
+    output: whether what tasks print reaches this process's terminal.
+
+    Raises: `BadAddress`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
+    """
+
+    def __init__(self, address: str | None = None, *, max_workers: int | None = None,
+                 initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
+                 on_client_loss: str = "kill", output: bool = True, nodes: int = 1) -> None:  # fmt: skip
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if on_client_loss not in ("kill", "finish"):
+            raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
+        address = address or os.environ.get("FARMHAND_FARM") or None
+        self._farm = self
+        self._options = TaskOptions(lane=own_lane())
+        self._max_workers = max_workers or usable_cores()
+        self._packer = Packer()
+        self._groups: dict[tuple[Any, ...], Group] = {}
+        self._closed = False
+        self._embedded: EmbeddedFarm | None = None
+        self._large = 0
+        config = DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
+        if address is None:
+            self._embedded = embedded = EmbeddedFarm(_share(self._max_workers, nodes))
+            config.connect = embedded.options
+        else:
+            config.connect, config.spool = remote_login(address)
+            config.bound = max_workers or 0
+        self._driver = Driver(config)
+        self._start()
+        self._base = Profile("", output=output, local=bool(config.spool))
+        if initializer is not None:
+            self._base = self._with_initializer(initializer, initargs)
+        _remember(self)
+
+    def _start(self) -> None:
+        try:
+            self._driver.start()
+        except BaseException:
+            if self._embedded is not None:
+                self._embedded.close()
+            raise
+        if self._embedded is not None:
+            self._driver.config.spool = self._embedded.wait_ready().spool
+        self._finalizer = weakref.finalize(self, _finish_in_background, self._driver, self._embedded)
+
+    def _with_initializer(self, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> Profile:
+        import msgspec
+
+        code = self._packer.code_for(initializer)
+        entry, bundles = self._packer.pack_call(initargs, {})
+        call = entry if isinstance(entry, bytes) else __import__("pickle").dumps((entry, {}), 5)
+        for name, blob in ((code.hash, code.blob), (content_hash(call), call)):
+            self._driver.sender.offer_code(name, blob)
+        self._offer_bundles((*code.bundles, *bundles))
+        return msgspec.structs.replace(self._base, initializer=code.hash, initargs=content_hash(call), bundles=code.bundles)
+
+    # ---- submitting
+
+    def _submit(self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> FarmFuture:
+        self._check_open()
+        future = FarmFuture(self._driver)
+        entry, size, bundles = self._pack(args, kwargs)
+        group = self._group(options, fn, bundles)
+        future._entry = entry
+        task = Task(group, size, future)
+        future._task = task
+        self._driver.submit(group, task)
+        return future
+
+    def _submit_many(self, options: TaskOptions, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[FarmFuture]:
+        """The same for many calls of one function; the function is packed once."""
+        self._check_open()
+        driver, pack = self._driver, self._pack
+        plain = self._group(options, fn, ())
+        futures: list[FarmFuture] = []
+        tasks: list[Task] = []
+        for args in calls:
+            entry, size, bundles = pack(args, {})
+            group = plain if not bundles else self._group(options, fn, bundles)
+            if tasks and tasks[-1].group is not group:
+                driver.submit_many(tasks[-1].group, tasks)
+                tasks = []
+            future = FarmFuture(driver)
+            future._entry = entry
+            future._task = task = Task(group, size, future)
+            tasks.append(task)
+            futures.append(future)
+            if len(tasks) >= limits.BATCH_TASKS_MAX * 4:  # the farm starts while the caller goes on packing
+                driver.submit_many(group, tasks)
+                tasks = []
+        if tasks:
+            driver.submit_many(tasks[-1].group, tasks)
+        return futures
+
+    def _check_open(self) -> None:
+        if self._closed or _interpreter_ends:
+            raise RuntimeError("cannot schedule new futures after shutdown" if self._closed else
+                               "cannot schedule new futures after interpreter shutdown")  # fmt: skip
+        driver = self._driver
+        if driver.broken is not None:
+            if isinstance(driver.broken, errors.InitializerFailed):
+                raise errors.InitializerFailed(str(driver.broken))
+            raise errors.FarmClosed(f"the farm can run nothing more: {driver.broken}") from driver.broken
+        if driver.core.full:
+            raise errors.EngineFull
+
+    def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int, tuple[str, ...]]:
+        """The call's entry, its size in bytes, and the bundles its arguments need."""
+        entry, bundles = (args, ()) if not args and not kwargs else self._pack_arguments(args, kwargs)
+        if type(entry) is tuple:
+            return entry, 64, ()
+        if type(entry) is Large:
+            return entry, 128, bundles
+        return entry, len(entry), bundles
+
+    def _pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        if estimate_size(args, kwargs) < limits.INLINE_BYTES_MAX:
+            entry, bundles = self._packer.pack_call(args, kwargs)
+            if type(entry) is tuple or len(entry) < limits.INLINE_BYTES_MAX:
+                self._offer_bundles(bundles)
+                return entry, bundles
+        large, bundles = self._pack_large(args, kwargs)
+        self._offer_bundles(bundles)
+        return large, bundles
+
+    def _pack_large(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Large, tuple[str, ...]]:
+        """Arguments too large for a message: a file that the slots can open, or chunks in the engine."""
+        self._large += 1
+        blob_id = f"{self._large:x}"
+        spool = self._driver.config.spool
+        if spool:
+            path = Path(spool) / f"a-{self._driver.session_id}-{blob_id}"
+            try:
+                with path.open("wb", buffering=0) as file:
+                    bundles = self._packer.pack_call_into(args, kwargs, file.write)
+                    size = file.tell()
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return Large(blob_id, size, str(path)), bundles
+        uploader = Uploader(self._driver, blob_id)
+        bundles = self._packer.pack_call_into(args, kwargs, uploader.write)
+        uploader.finish()
+        return Large(blob_id, uploader.writer.size), bundles
+
+    def _offer_bundles(self, bundles: Iterable[str]) -> None:
+        for bundle in bundles:
+            self._driver.sender.offer_code(bundle, self._packer.bundle(bundle).blob)
+
+    def _group(self, options: TaskOptions, fn: Callable[..., Any], bundles: tuple[str, ...]) -> Group:
+        """The group of a callable under these options, made when it is new."""
+        code = self._packer.code_for(fn)
+        key = (code.hash, code.bundles, bundles, options)
+        group = self._groups.get(key)
+        if group is None:
+            self._driver.sender.offer_code(code.hash, code.blob)
+            self._offer_bundles(code.bundles)
+            union = tuple(sorted({*code.bundles, *bundles, *self._base.bundles}))
+            name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or type(fn).__name__
+            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base), options.retry)
+            if len(self._groups) >= _GROUPS_MAX:
+                for old in [k for k, g in list(self._groups.items()) if not g.active][: _GROUPS_MAX // 2]:
+                    self._groups.pop(old, None)
+            self._groups[key] = group
+        return group
+
+    # ---- looking and ending
+
+    def status(self) -> dict[str, Any]:
+        """The farm as `farmhand status --json` shows it. Raises `EngineError` when the steward does not answer."""
+        found: dict[str, Any] = self._driver.ask("status")
+        return found
+
+    @property
+    def session(self) -> str:
+        """The id of this client's session."""
+        return self._driver.session_id
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> bool | None:
+        # After Ctrl-C nobody wants to wait for what is left.
+        self.shutdown(wait=True, cancel_futures=exc_type is not None and not issubclass(exc_type, Exception))
+        return None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work. `wait`: return when every task has its outcome and everything is closed.
+
+        With `cancel_futures` what is not running is cancelled. Without `wait` the same happens in the background.
+        """
+        self._closed = True
+        _open.discard(self)
+        if cancel_futures:
+            self._driver.cancel_waiting()
+        if wait:
+            self._driver.wait_all()
+            if self._finalizer.detach() is not None:
+                _close(self._driver, self._embedded)
+        else:
+            self._finalizer()
+
+    def __repr__(self) -> str:
+        where = "embedded" if self._embedded else str(self._driver.connection.options.address)
+        return f"<Farm {where} session={self.session}{' closed' if self._closed else ''}>"
+
+
+def _share(slots: int, nodes: int) -> tuple[int, ...]:
+    """Slots of each of an embedded farm's nodes."""
+    if not 1 <= nodes <= slots:
+        raise errors.BadOption(f"nodes={nodes}: at least 1, and at most the number of slots ({slots})")
+    return tuple(slots // nodes + (1 if i < slots % nodes else 0) for i in range(nodes))
+
+
+def _close(driver: Driver, embedded: EmbeddedFarm | None) -> None:
+    driver.close()
+    if embedded is not None:
+        embedded.close()
+
+
+_finishing: set[threading.Thread] = set()
+
+
+def _finish_in_background(driver: Driver, embedded: EmbeddedFarm | None) -> None:
+    """A farm that was dropped or shut down without waiting: what was submitted still ends, then everything closes."""
+
+    def finish() -> None:
+        driver.wait_all()
+        _close(driver, embedded)
+        _finishing.discard(thread)
+
+    thread = threading.Thread(target=finish, name="farmhand-closing", daemon=True)
+    _finishing.add(thread)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending: no thread can be started any more
+        finish()
+
+
+_interpreter_ends = False
+
+
+def _at_interpreter_end() -> None:
+    """Before the interpreter joins its threads: wait for what was submitted, as the standard executors do."""
+    global _interpreter_ends
+    _interpreter_ends = True
+    for farm in list(_open):
+        farm.shutdown(wait=True)
+    for thread in list(_finishing):
+        thread.join()
+
+
+_hooked = False
+
+
+def _remember(farm: Farm) -> None:
+    global _hooked
+    _open.add(farm)
+    if not _hooked:
+        _hooked = True
+        register = getattr(threading, "_register_atexit", None)  # runs while threads still can be used
+        if register is None:
+            import atexit
+
+            register = atexit.register
+        register(_at_interpreter_end)

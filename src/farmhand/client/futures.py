@@ -1,0 +1,102 @@
+"""Futures that are cheap to make by the hundred thousand and still are `concurrent.futures.Future`.
+
+A standard future makes a condition variable at once; most futures of a farm are never waited for while they are pending.
+Here the condition is made when somebody first asks for it, under one lock that the settling of results takes too, so
+that nobody can start to wait on a future that is settled at that moment without seeing it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+from concurrent.futures._base import FINISHED, PENDING
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from farmhand.client.driver import Driver
+    from farmhand.core.tasks import Task
+
+_making = threading.Lock()
+
+
+class FarmFuture(Future):  # type: ignore[type-arg]
+    """A future of a farm. Beyond the standard ones: `kill()` stops the task even while it runs."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._lazy_condition: threading.Condition | None = None
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
+        self._driver: Driver | None = driver
+        self._task: Task | None = None
+        self._entry: Any = None  # packed arguments, until there is an outcome
+
+    @property
+    def _condition(self) -> threading.Condition:
+        condition = self._lazy_condition
+        if condition is None:
+            with _making:
+                if self._lazy_condition is None:
+                    self._lazy_condition = threading.Condition()
+                condition = self._lazy_condition
+        return condition
+
+    def cancel(self) -> bool:
+        """Withdraw the task. False when it is known to run or is done; True means that it has no other outcome."""
+        driver, task = self._driver, self._task
+        if driver is not None and task is not None and not driver.cancel(task):
+            return self.cancelled()
+        cancelled = super().cancel()
+        if cancelled:
+            self._release()
+            with self._condition:
+                notify = self._state == "CANCELLED"
+            if notify:
+                self.set_running_or_notify_cancel()
+        return cancelled
+
+    def kill(self, timeout: float | None = None) -> bool:
+        """Stop the task wherever it is, with every process it started, and wait until that is confirmed.
+
+        Returns True when it was stopped or cancelled, False when it had ended by itself.
+        Raises: `TimeoutError` when nothing is confirmed within `timeout` seconds.
+        """
+        from farmhand.errors import TaskKilled
+
+        driver, task = self._driver, self._task
+        if driver is None or task is None:
+            return self.cancelled()
+        if driver.kill(task):
+            super().cancel()
+            self.set_running_or_notify_cancel()
+            return True
+        try:
+            return isinstance(self.exception(timeout), TaskKilled)
+        except TimeoutError:
+            raise
+        except BaseException:
+            return True
+
+    def _release(self) -> None:
+        """Let go of what is no longer needed once there is an outcome."""
+        self._entry = None
+        self._driver = None
+        self._task = None
+
+
+def settle(pairs: Iterable[tuple[FarmFuture, Any]]) -> None:
+    """Set many results. The lock is taken once; futures that somebody waits for are told afterwards."""
+    waited: list[tuple[FarmFuture, Any]] = []
+    with _making:
+        for future, value in pairs:
+            future._entry = future._driver = future._task = None
+            if future._lazy_condition is None:
+                future._result = value
+                future._state = FINISHED
+            else:
+                waited.append((future, value))
+    for future, value in waited:
+        future.set_result(value)

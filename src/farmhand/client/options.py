@@ -1,0 +1,55 @@
+"""Options of a submission, checked once and shared by every task that is submitted with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import msgspec
+
+from farmhand import errors
+from farmhand.model.messages import Profile
+from farmhand.model.needs import Lane, parse_need
+from farmhand.model.retry import Retry
+
+
+class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `farm.options(...)` sets. Hashable, so that equal options share groups."""
+
+    lane: Lane
+    retry: Retry = Retry()
+    timeout: float = 0.0
+    name: str = ""
+
+    def profile(self, code: str, name: str, bundles: tuple[str, ...], base: Profile) -> Profile:
+        """The profile of a callable under these options."""
+        return msgspec.structs.replace(base, code=code, name=self.name or name, bundles=bundles, timeout=self.timeout,
+                                       memory=self.lane.memory)  # fmt: skip
+
+
+def own_lane(needs: Iterable[str] = (), priority: int = 0) -> Lane:
+    """The lane of Python calls of this interpreter's version with these needs. Raises `BadNeed`, `BadOption`."""
+    if isinstance(needs, str):
+        raise errors.BadOption(f"needs={needs!r}: write a list, for example needs=[{needs!r}]")
+    if not isinstance(priority, int) or not -100 <= priority <= 100:
+        raise errors.BadOption(f"priority={priority!r}: a whole number from -100 to 100; higher runs first")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Lane(tuple(sorted(parse_need(need) for need in needs)), python, priority)
+
+
+def as_retry(retries: int | Retry) -> Retry:
+    """`retries=3` or a whole policy. Raises `BadOption`."""
+    if isinstance(retries, Retry):
+        return retries
+    if not isinstance(retries, int) or isinstance(retries, bool):
+        raise errors.BadOption(f"retries={retries!r}: a number or a farmhand.Retry")
+    return Retry(max=retries)
+
+
+def as_timeout(timeout: float | None) -> float:
+    """Seconds from the start of the run; None for no limit. Raises `BadOption`."""
+    if timeout is None:
+        return 0.0
+    if not isinstance(timeout, int | float) or timeout <= 0:
+        raise errors.BadOption(f"timeout={timeout!r}: seconds, more than 0, or None")
+    return float(timeout)

@@ -1,0 +1,43 @@
+"""Finding the credential for a farm at an address, and enrolling with a join line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from farmhand import errors
+from farmhand.engine.connection import Options
+from farmhand.home import paths
+from farmhand.home.enrol import enrol
+from farmhand.home.login import options
+from farmhand.model.address import Address, parse_address
+from farmhand.node.host import OWNER
+from farmhand.security.permissions import Role
+
+
+def remote_login(text: str) -> tuple[Callable[[], Options], str]:
+    """How to connect to the farm at an address or join line, and the folder shared with its slots (empty for none).
+
+    Raises: `BadAddress`, `CredentialMissing`.
+    """
+    address = parse_address(text)
+    own = paths.default_farm()
+    running = own.read()
+    if running is not None and _same(parse_address(running.address), address):
+        ca = own.ca if own.ca.exists() else None
+        here = parse_address(running.address)
+        return lambda: options(here, own.key(OWNER), Role.CLIENT, OWNER, ca), running.spool
+    if address.token:
+        return lambda: enrol(text, Role.CLIENT).options(), ""
+    folder = paths.known(address)
+    keys = sorted(folder.glob("client-*.nk"))
+    if not keys:
+        raise errors.CredentialMissing(
+            f"no credential for {address} on this machine; use the farm's join line once: Farm('tls://TOKEN@...'), as "
+            "`farmhand up` printed it"
+        )
+    name = keys[0].stem.removeprefix("client-")
+    return lambda: options(address, keys[0], Role.CLIENT, name, folder / "ca.pem"), ""
+
+
+def _same(one: Address, other: Address) -> bool:
+    return one.port == other.port and (one.host == other.host or (one.loopback and other.loopback))

@@ -1,0 +1,124 @@
+"""From a batch to a message in the engine: code first, then the work."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from farmhand import errors
+from farmhand.code.values import pack_values
+from farmhand.core.tasks import Batch
+from farmhand.engine import blobs, subjects
+from farmhand.model import limits, messages
+from farmhand.model.messages import Work
+from farmhand.model.outcome import BlobRef
+
+if TYPE_CHECKING:
+    from farmhand.client.driver import Driver
+
+
+class Large(msgspec.Struct):
+    """In the place of an entry: arguments that travel beside the message."""
+
+    id: str
+    size: int
+    path: str = ""
+
+
+class Sender:
+    """Publishes batches. Code that the engine does not have yet goes ahead of the first batch that needs it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.bytes_out = 0
+        self._driver = driver
+        self._code: dict[str, bytes] = {}  # to be stored, by hash
+        self._stored: set[str] = set()
+        self._lock = threading.Lock()
+
+    def offer_code(self, code: str, blob: bytes) -> None:
+        """A batch to come needs this; from any thread."""
+        if code not in self._stored:
+            with self._lock:
+                self._code[code] = blob
+
+    def send(self, batch: Batch) -> None:
+        """Publish a batch; the driver hears `on_stored` or `on_refused`."""
+        profile = batch.group.profile
+        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs)
+        missing = [code for code in hashes if code and code not in self._stored]
+        if missing:
+            self._driver.spawn(self._send_after_code(batch, missing))
+        else:
+            self._publish(batch)
+
+    async def _send_after_code(self, batch: Batch, missing: list[str]) -> None:
+        try:
+            for code in missing:
+                await self._store_code(code)
+        except errors.EngineError as error:
+            self._driver.on_refused(batch.token, error)
+            return
+        self._publish(batch)
+
+    async def _store_code(self, code: str) -> None:
+        if code in self._stored:
+            return
+        with self._lock:
+            blob = self._code[code]
+        payload = b"%016d" % len(blob) + blob
+        parts = [payload[i : i + limits.CHUNK_BYTES] for i in range(0, len(payload), limits.CHUNK_BYTES)]
+        for number in range(len(parts) - 1, -1, -1):  # the first chunk last: who finds it finds them all
+            await self._driver.publisher.store(subjects.blob(subjects.CODE, code, number), parts[number], first=True)
+        self._stored.add(code)
+        with self._lock:
+            self._code.pop(code, None)
+
+    def _publish(self, batch: Batch) -> None:
+        group, tasks = batch.group, batch.tasks
+        refs: list[BlobRef] = []
+        entries: list[Any] = []
+        alone = False
+        for index, task in enumerate(tasks):
+            entry = task.cargo._entry if task is not None else ()  # withdrawn meanwhile: the node drops it
+            if type(entry) is Large:
+                refs.append(BlobRef(index, entry.id, entry.size, entry.path))
+                entry = None
+            alone = alone or (task is not None and task.careful)
+            entries.append(entry)
+        expected = max(0.0, group.mean) * batch.count
+        driver = self._driver
+        work = Work(messages.PROTOCOL, driver.session_id, batch.token, batch.count, group.profile, expected, alone, batch.attempt,
+                    tuple(refs))  # fmt: skip
+        frame = messages.pack(work, pack_values(entries))
+        self.bytes_out += len(frame)
+
+        def done(_sequence: int, error: errors.EngineError | None) -> None:
+            if error is None:
+                driver.on_stored(batch.token)
+            else:
+                driver.on_refused(batch.token, error)
+
+        subject = subjects.work(group.lane_id, driver.session_id)
+        driver.publisher.publish(subject, frame, done, msg_id=f"{batch.token:x}")
+
+
+class Uploader:
+    """Takes the pieces of large arguments from the caller's thread and stores them; the caller waits when it is too fast."""
+
+    def __init__(self, driver: Driver, blob_id: str) -> None:
+        self._driver = driver
+        self.writer = blobs.Writer(driver.publisher, driver.session_id, blob_id)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Store one piece. Raises what the engine says."""
+        import asyncio
+
+        asyncio.run_coroutine_threadsafe(self.writer.write(data), self._driver.loop).result()
+
+    def finish(self) -> None:
+        """Wait until all pieces are stored."""
+        import asyncio
+
+        asyncio.run_coroutine_threadsafe(self.writer.finish(), self._driver.loop).result()

@@ -1,0 +1,434 @@
+"""What a node holds: which work it asks for, which slot runs what, and when a message is finished with.
+
+What it decides: pulls, admission, who is blamed when a slot dies. What it must never do: finish a message before every
+report on it is stored; start a task twice; keep work that it cannot start soon from others.
+
+Rule 1: a message leaves the node by exactly one of Ack (all reports stored, or its session is gone), Nak (nothing of it was
+started), or Forget (the steward has taken it back).
+Rule 2: the reports on a message cover each index once, in order: what ran, then what was handed back.
+
+        QUEUED --slot free--> RUNNING --reported to the end--> STORING --stored--> acked
+          |                      |
+          +--Nak, surplus        +--slot died: the rest is reported as crashed or handed back
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+
+from farmhand.model import limits
+from farmhand.model.ids import LaneId
+from farmhand.model.messages import Work
+from farmhand.model.needs import Lane
+from farmhand.model.outcome import Kind, Mark
+
+TOMBSTONES_MAX: Final = 10_000  # orders to stop work that has not arrived; forgotten in order of age
+SURPLUS_S: Final = 0.05  # work beyond the prefetch is kept so long in case a slot frees
+
+
+class HeldState(enum.IntEnum):
+    """Where a message is on this node."""
+
+    QUEUED = 0
+    RUNNING = 1
+    STORING = 2  # every index is reported, a report is not yet stored
+    GONE = 3
+
+
+class Held:
+    """One work message in hand. `cargo` is the shell's (the body, the ack subject)."""
+
+    __slots__ = ("arrived_at", "cargo", "cpus", "done", "dropped", "end", "killing", "lane", "priority", "retracting",
+                 "sequence", "slots", "started_at", "state", "surplus", "unstored", "work")  # fmt: skip
+
+    def __init__(self, lane: Lane, sequence: int, work: Work, now: float, cargo: Any) -> None:
+        self.lane: LaneId = lane.id
+        self.cpus = max(1, round(lane.cpus))
+        self.priority = lane.priority
+        self.sequence = sequence
+        self.work = work
+        self.cargo = cargo
+        self.arrived_at = now
+        self.started_at = 0.0
+        self.state = HeldState.QUEUED
+        self.slots: list[int] = []  # the first runs it, the others stand still for it
+        self.done = 0  # indices reported so far; they come in order
+        self.end = work.count  # indices from here on were handed back
+        self.unstored = 0  # reports under way to the engine
+        self.dropped: set[int] = set()  # indices that must not start
+        self.killing: dict[int, Kind] = {}  # why the slot is being killed, by index
+        self.retracting = False
+        self.surplus = False
+
+
+class Pull(msgspec.Struct, frozen=True, gc=False):
+    """Ask for one message of this lane; `wait` leaves the request open at the engine."""
+
+    lane: LaneId
+    wait: bool
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Give this message to its first slot."""
+
+    held: Held
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """Report these indices; the body is empty. Say `on_stored` when the engine has it."""
+
+    held: Held
+    first: int
+    count: int
+    marks: tuple[Mark, ...]
+
+
+class Ack(msgspec.Struct, frozen=True, gc=False):
+    held: Held
+
+
+class Nak(msgspec.Struct, frozen=True, gc=False):
+    held: Held
+
+
+class Retract(msgspec.Struct, frozen=True, gc=False):
+    """Take back from this slot what it has not started."""
+
+    slot: int
+
+
+class Drop(msgspec.Struct, frozen=True, gc=False):
+    """Tell this slot not to start that index."""
+
+    slot: int
+    index: int
+
+
+class KillSlot(msgspec.Struct, frozen=True, gc=False):
+    """Kill this slot with all its processes; `on_slot_lost` follows."""
+
+    slot: int
+
+
+Effect = Pull | Start | Finish | Ack | Nak | Retract | Drop | KillSlot
+
+
+class _LanePulls:
+    __slots__ = ("asking", "lane", "open", "pending")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.open = 0  # long-poll requests at the engine
+        self.asking = 0  # requests that answer at once
+        self.pending = 0  # messages the engine still had, when it last said so
+
+
+class Holder:
+    """See the head of this file. Slots are numbered from 0; they report ready before they are used."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.idle: list[int] = []
+        self.held: dict[tuple[LaneId, int], Held] = {}
+        self.queue: list[Held] = []  # QUEUED, best first
+        self.by_slot: dict[int, Held] = {}  # the slot that runs it only
+        self.leaving = False
+        self._lanes: dict[LaneId, _LanePulls] = {}
+        self._turn = 0
+        self._tombstones: OrderedDict[int, set[int]] = OrderedDict()
+
+    @property
+    def capacity(self) -> int:
+        """Messages that the node wants in hand."""
+        return self.slots * (1 + limits.PREFETCH_PER_SLOT)
+
+    @property
+    def busy(self) -> int:
+        return sum(len(held.slots) for held in self.by_slot.values())
+
+    # ---- lanes and pulls
+
+    def on_lanes(self, lanes: list[Lane]) -> list[Effect]:
+        """These are all the lanes that this node serves now."""
+        wanted = {lane.id: lane for lane in lanes if lane.cpus <= self.slots}
+        for gone in set(self._lanes) - set(wanted):
+            del self._lanes[gone]
+        for lane_id, lane in wanted.items():
+            self._lanes.setdefault(lane_id, _LanePulls(lane))
+        return self.plan()
+
+    def lane(self, lane: LaneId) -> Lane | None:
+        """The lane of that id if this node serves it."""
+        pulls = self._lanes.get(lane)
+        return pulls.lane if pulls else None
+
+    def on_connected(self) -> list[Effect]:
+        """The engine is there (again). It has forgotten every open request."""
+        for pulls in self._lanes.values():
+            pulls.open = pulls.asking = 0
+        return self.plan()
+
+    def on_pull_ended(self, lane: LaneId, *, wait: bool) -> list[Effect]:
+        """The engine answered a request with nothing."""
+        if pulls := self._lanes.get(lane):
+            if wait:
+                pulls.open = max(0, pulls.open - 1)
+            else:
+                pulls.asking = max(0, pulls.asking - 1)
+                pulls.pending = 0
+        return self.plan()
+
+    def plan(self) -> list[Effect]:
+        """Requests to make now. The number of messages that can arrive stays near the node's capacity."""
+        if self.leaving or not self._lanes:
+            return []
+        room = self.capacity - len(self.queue) - len(self.by_slot) - sum(p.asking for p in self._lanes.values())
+        if len(self._lanes) == 1:
+            return self._plan_single(next(iter(self._lanes.values())), room)
+        effects: list[Effect] = []
+        for pulls in self._known_work():
+            while room > 0 and pulls.pending > 0:
+                pulls.pending -= 1
+                pulls.asking += 1
+                room -= 1
+                effects.append(Pull(pulls.lane.id, wait=False))
+        if room > 0:
+            for pulls in self._lanes.values():
+                if not pulls.open:
+                    pulls.open = 1
+                    effects.append(Pull(pulls.lane.id, wait=True))
+        return effects
+
+    def _plan_single(self, pulls: _LanePulls, room: int) -> list[Effect]:
+        """One lane: open requests are exactly what there is room for, so nothing ever has to be handed back."""
+        missing = room - pulls.open
+        if missing <= 0:
+            return []
+        pulls.open += missing
+        return [Pull(pulls.lane.id, wait=True)] * missing
+
+    def _known_work(self) -> list[_LanePulls]:
+        """Lanes that are known to have work: the urgent first, equals in turn."""
+        self._turn += 1
+        known = [pulls for pulls in self._lanes.values() if pulls.pending > 0]
+        if len(known) > 1:
+            at = self._turn % len(known)
+            known = known[at:] + known[:at]
+            known.sort(key=lambda pulls: -pulls.lane.priority)
+        return known
+
+    # ---- work arrives
+
+    def on_message(self, lane: LaneId, sequence: int, work: Work, pending: int, now: float, cargo: Any,
+                   *, wait: bool) -> list[Effect]:  # fmt: skip
+        """The engine delivered a message; `pending` more wait in its lane."""
+        pulls = self._lanes.get(lane)
+        known = self.held.get((lane, sequence))
+        if pulls is not None:
+            pulls.pending = pending
+            if wait:
+                pulls.open = max(0, pulls.open - 1)
+            else:
+                pulls.asking = max(0, pulls.asking - 1)
+        if known is not None:  # delivered again although we hold it: our renewal was late
+            known.cargo = cargo
+            return self.plan()
+        held = Held(pulls.lane if pulls else Lane(), sequence, work, now, cargo)
+        held.lane = lane
+        if pulls is None or self.leaving:
+            return [Nak(held)]
+        held.dropped = self._tombstones.pop(work.token, set())
+        self.held[(lane, sequence)] = held
+        held.surplus = len(self.queue) + len(self.by_slot) >= self.capacity
+        self.queue.append(held)
+        self.queue.sort(key=lambda h: (-h.priority, h.arrived_at))
+        return self._admit(now) + self.plan()
+
+    def _admit(self, now: float) -> list[Effect]:
+        """Start what can start. The first in the queue reserves slots as they free, so that a wide task is not starved."""
+        effects: list[Effect] = []
+        while self.queue and len(self.idle) >= self.queue[0].cpus:
+            held = self.queue.pop(0)
+            held.slots, self.idle = self.idle[: held.cpus], self.idle[held.cpus :]
+            held.state = HeldState.RUNNING
+            held.started_at = now
+            self.by_slot[held.slots[0]] = held
+            effects.append(Start(held))
+        return effects
+
+    # ---- slots
+
+    def on_slot_ready(self, slot: int, now: float) -> list[Effect]:
+        """A slot has started and waits for work."""
+        if slot not in self.idle:
+            self.idle.append(slot)
+        return self._admit(now) + self.plan()
+
+    def on_reported(self, slot: int, count: int, now: float) -> list[Effect]:
+        """The slot has ended `count` more indices; the shell has a report on its way (`on_stored` follows)."""
+        held = self.by_slot[slot]
+        held.done += count
+        held.unstored += 1
+        if held.done < held.end:
+            return []
+        return self._release(held, slot, now)
+
+    def on_retracted(self, slot: int, first: int, now: float) -> list[Effect]:
+        """The slot gave back everything from `first` on."""
+        held = self.by_slot.get(slot)
+        if held is None or first >= held.end or first < held.done:
+            return []
+        marks = tuple(Mark(i, Kind.RETURNED) for i in range(first, held.end))
+        effects: list[Effect] = [Finish(held, first, len(marks), marks)]
+        held.unstored += 1
+        held.end = first
+        if held.done >= held.end:
+            effects += self._release(held, slot, now)
+        return effects
+
+    def _release(self, held: Held, slot: int, now: float) -> list[Effect]:
+        """Everything of the message is reported: its slots are free."""
+        held.state = HeldState.STORING
+        self.by_slot.pop(slot, None)
+        self.idle += held.slots
+        held.slots = []
+        return self._admit(now) + self.plan() + self._settle(held)
+
+    def on_stored(self, held: Held) -> list[Effect]:
+        """The engine has one report on this message."""
+        held.unstored -= 1
+        return self._settle(held)
+
+    def _settle(self, held: Held) -> list[Effect]:
+        if held.state is not HeldState.STORING or held.unstored:
+            return []
+        held.state = HeldState.GONE
+        self.held.pop((held.lane, held.sequence), None)
+        return [Ack(held)]
+
+    def on_slot_lost(self, slot: int, running: int, mark: Mark, now: float) -> list[Effect]:
+        """The slot's process is gone. `running` is the index it was at (-1 unknown), `mark` says how it died."""
+        if slot in self.idle:
+            self.idle.remove(slot)
+        held = self.by_slot.pop(slot, None)
+        if held is None:
+            self._lose_reserved(slot)
+            return []
+        others = [s for s in held.slots if s != slot]
+        self.idle += others
+        held.slots = []
+        if held.state is HeldState.GONE:  # its session is gone, nobody wants a report
+            return self._admit(now) + self.plan()
+        blamed = running if held.done <= running < held.end else held.done
+        marks = tuple(self._mark(held, i, blamed, mark) for i in range(held.done, held.end))
+        held.state = HeldState.STORING
+        held.unstored += 1
+        return [Finish(held, held.done, len(marks), marks), *self._admit(now), *self.plan()]
+
+    def _mark(self, held: Held, index: int, blamed: int, mark: Mark) -> Mark:
+        """The fate of one index of a batch whose slot died: only the one that ran is blamed."""
+        if index in held.dropped:
+            return Mark(index, Kind.KILLED)
+        if index != blamed or self.leaving:
+            return Mark(index, Kind.RETURNED)
+        kind = held.killing.get(index, mark.kind)
+        return Mark(index, kind, mark.text, mark.exit_code, mark.signal, mark.tail, mark.peak_memory)
+
+    def _lose_reserved(self, slot: int) -> None:
+        for held in self.by_slot.values():
+            if slot in held.slots:
+                held.slots.remove(slot)
+
+    # ---- stopping
+
+    def on_kill(self, token: int, index: int, running: int) -> list[Effect]:
+        """The session wants this index stopped. `running` is the index its slot is at, -1 when it is not running."""
+        held = next((h for h in self.held.values() if h.work.token == token), None)
+        if held is None:
+            self._tombstones.setdefault(token, set()).add(index)
+            while len(self._tombstones) > TOMBSTONES_MAX:
+                self._tombstones.popitem(last=False)
+            return []
+        if held.state is HeldState.QUEUED:
+            held.dropped.add(index)
+            return []
+        if held.state is not HeldState.RUNNING or index < held.done:
+            return []
+        if index == running:
+            return self._kill(held, index, Kind.KILLED)
+        held.dropped.add(index)
+        return [Drop(held.slots[0], index)]
+
+    def on_overtime(self, slot: int, index: int, kind: Kind) -> list[Effect]:
+        """The task at `index` broke a limit (TIMED_OUT, OUT_OF_MEMORY): its slot must die."""
+        held = self.by_slot.get(slot)
+        if held is None or held.killing:
+            return []
+        return self._kill(held, index, kind)
+
+    def _kill(self, held: Held, index: int, kind: Kind) -> list[Effect]:
+        if index in held.killing:
+            return []
+        held.killing[index] = kind
+        return [KillSlot(held.slots[0])]
+
+    def on_session_gone(self, session: str) -> list[Effect]:
+        """Nobody waits for this session's work any more."""
+        effects: list[Effect] = []
+        for held in [h for h in self.held.values() if h.work.session == session]:
+            effects += self._abandon(held)
+            effects.append(Ack(held))
+        return effects + self.plan()
+
+    def on_disowned(self) -> list[Effect]:
+        """The steward has declared this node lost and given its work to others: nothing here counts any more."""
+        effects: list[Effect] = []
+        for held in list(self.held.values()):
+            effects += self._abandon(held)
+        return effects + self.plan()
+
+    def _abandon(self, held: Held) -> list[Effect]:
+        was = held.state
+        held.state = HeldState.GONE
+        self.held.pop((held.lane, held.sequence), None)
+        if was is HeldState.QUEUED:
+            self.queue.remove(held)
+        return [KillSlot(held.slots[0])] if was is HeldState.RUNNING else []
+
+    def on_leave(self) -> list[Effect]:
+        """The owner wants the machine back: take nothing new, hand back what waits, let what runs go on."""
+        self.leaving = True
+        waiting, self.queue = self.queue, []
+        for held in waiting:
+            self.held.pop((held.lane, held.sequence), None)
+            held.state = HeldState.GONE
+        return [Nak(held) for held in waiting]
+
+    def on_grace_over(self) -> list[Effect]:
+        """What still runs is stopped and handed back, without blame."""
+        return [KillSlot(slot) for slot in self.by_slot]
+
+    # ---- time
+
+    def on_tick(self, now: float) -> list[Effect]:
+        """Take back what a slot cannot start soon, and hand on what this node holds beyond its share."""
+        effects: list[Effect] = []
+        for slot, held in self.by_slot.items():
+            if not held.retracting and held.end - held.done > 1 and now - held.started_at >= limits.OVERDUE_S:
+                held.retracting = True
+                effects.append(Retract(slot))
+        for held in [h for h in self.queue if h.surplus and now - h.arrived_at >= SURPLUS_S]:
+            self.queue.remove(held)
+            self.held.pop((held.lane, held.sequence), None)
+            held.state = HeldState.GONE
+            effects.append(Nak(held))
+        return effects
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is held: a leaving node may go."""
+        return not self.held

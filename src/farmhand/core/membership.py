@@ -1,0 +1,207 @@
+"""Who is alive: the steward's view of nodes and sessions, and what follows when one of them is gone.
+
+What it decides: when a node counts as lost, when a session counts as ended, how many slots serve a lane. What it must never
+do: take a late sign of life of a lost incarnation for a living node. An incarnation is declared lost once and for ever; the
+node comes back as a new one.
+
+A node's connection that closes is noticed at once (the engine says so) and gets NODE_GONE_S to come back; a frozen or
+unplugged node is silent for NODE_SILENCE_S. A session's silence means little, because user code shares its process.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from farmhand.model import limits
+from farmhand.model.ids import LaneId
+from farmhand.model.messages import Holding, LaneState, LaneTable, NodeBeat, SessionBeat
+from farmhand.model.needs import Lane
+
+LOST_REMEMBERED: Final = 10_000  # incarnations; a lost one that shows up later is told so
+
+
+class NodeLost(msgspec.Struct, frozen=True):
+    """This node's work must be given to others."""
+
+    node: str
+    incarnation: str
+    why: str
+
+
+class SessionLost(msgspec.Struct, frozen=True):
+    """Nobody waits for this session any more: withdraw its work. `kill` also stops what runs."""
+
+    session: str
+    kill: bool
+    why: str
+
+
+class Disown(msgspec.Struct, frozen=True):
+    """Tell this incarnation that it was declared lost."""
+
+    incarnation: str
+
+
+class LanesChanged(msgspec.Struct, frozen=True):
+    """The slots of some lane changed: announce the table."""
+
+
+Effect = NodeLost | SessionLost | Disown | LanesChanged
+
+
+class _Node:
+    __slots__ = ("beat", "gone_at", "seen_at")
+
+    def __init__(self, beat: NodeBeat, now: float) -> None:
+        self.beat = beat
+        self.seen_at = now
+        self.gone_at: float | None = None
+
+
+class _Session:
+    __slots__ = ("beat", "gone_at", "seen_at")
+
+    def __init__(self, beat: SessionBeat, now: float) -> None:
+        self.beat = beat
+        self.seen_at = now
+        self.gone_at: float | None = None
+
+
+class Membership:
+    """See the head of this file."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, _Node] = {}
+        self.sessions: dict[str, _Session] = {}
+        self.lanes: dict[LaneId, LaneState] = {}
+        self._lost: OrderedDict[str, None] = OrderedDict()
+
+    # ---- nodes
+
+    def on_node_beat(self, beat: NodeBeat, now: float) -> list[Effect]:
+        """A node is alive."""
+        if beat.incarnation in self._lost:
+            return [Disown(beat.incarnation)]
+        known = self.nodes.get(beat.node)
+        effects: list[Effect] = []
+        if known is not None and known.beat.incarnation != beat.incarnation:
+            effects.append(self._lose(known.beat, "it was replaced by a new incarnation"))
+            known = None
+        if known is None:
+            self.nodes[beat.node] = _Node(beat, now)
+            return effects + self._recount()
+        before, known.beat = known.beat, beat
+        known.seen_at, known.gone_at = now, None
+        if (before.slots, before.capabilities, before.leaving) != (beat.slots, beat.capabilities, beat.leaving):
+            effects += self._recount()
+        return effects
+
+    def on_disconnected(self, name: str, now: float) -> None:
+        """The engine says that the connection of this name has closed."""
+        kind, _, rest = name.partition(":")
+        if kind == "node":
+            node_id, _, incarnation = rest.partition(":")
+            node = self.nodes.get(node_id)
+            if node is not None and node.beat.incarnation == incarnation:
+                node.gone_at = now
+        elif kind == "session" and (session := self.sessions.get(rest)):
+            session.gone_at = now
+
+    def on_node_bye(self, node: str, incarnation: str) -> list[Effect]:
+        """A node has left in good order. What it still held by mistake is swept up."""
+        known = self.nodes.get(node)
+        if known is None or known.beat.incarnation != incarnation:
+            return []
+        return [self._lose(known.beat, "it has left"), *self._recount()]
+
+    def _lose(self, beat: NodeBeat, why: str) -> NodeLost:
+        self.nodes.pop(beat.node, None)
+        self._lost[beat.incarnation] = None
+        while len(self._lost) > LOST_REMEMBERED:
+            self._lost.popitem(last=False)
+        return NodeLost(beat.node, beat.incarnation, why)
+
+    # ---- sessions
+
+    def on_session_beat(self, beat: SessionBeat, now: float) -> list[Effect]:
+        """A session is alive, or says that it ends."""
+        if beat.ended:
+            self.sessions.pop(beat.session, None)
+            return [SessionLost(beat.session, kill=True, why="it has ended")]
+        known = self.sessions.get(beat.session)
+        if known is None:
+            self.sessions[beat.session] = _Session(beat, now)
+        else:
+            known.beat, known.seen_at, known.gone_at = beat, now, None
+        return []
+
+    # ---- time
+
+    def on_tick(self, now: float) -> list[Effect]:
+        """Declare lost what has been gone or silent for too long."""
+        effects: list[Effect] = []
+        for node in list(self.nodes.values()):
+            if node.gone_at is not None and now - node.gone_at >= limits.NODE_GONE_S:
+                effects.append(self._lose(node.beat, "its connection closed"))
+            elif now - node.seen_at >= limits.NODE_SILENCE_S:
+                effects.append(self._lose(node.beat, f"silent for {limits.NODE_SILENCE_S:g} s"))
+        if effects:
+            effects += self._recount()
+        for name, session in list(self.sessions.items()):
+            gone = session.gone_at is not None and now - session.gone_at >= limits.SESSION_GONE_S
+            if gone or now - session.seen_at >= limits.SESSION_SILENCE_S:
+                del self.sessions[name]
+                kill = session.beat.on_client_loss != "finish"
+                effects.append(SessionLost(name, kill=kill, why="its connection closed" if gone else "silent"))
+        return effects
+
+    def on_blind(self, now: float) -> None:
+        """The steward itself was cut off: nobody's silence meanwhile means anything."""
+        for member in [*self.nodes.values(), *self.sessions.values()]:
+            member.seen_at, member.gone_at = now, None
+
+    # ---- lanes
+
+    def on_lane(self, lane: Lane) -> LaneState:
+        """Somebody wants to submit to this lane."""
+        if lane.id not in self.lanes:
+            self.lanes[lane.id] = LaneState(lane, lane.id, 0)
+            self._recount()
+        return self.lanes[lane.id]
+
+    def _recount(self) -> list[Effect]:
+        for lane_id, state in self.lanes.items():
+            slots, lacking = 0, []
+            for node in self.nodes.values():
+                beat = node.beat
+                if missing := state.lane.lacks(beat.capabilities, (beat.python,)):
+                    lacking.append(f"{beat.name} {' and '.join(missing)}")
+                elif not beat.leaving:
+                    slots += beat.slots // max(1, round(state.lane.cpus))
+            self.lanes[lane_id] = LaneState(state.lane, lane_id, slots, () if slots else tuple(lacking))
+        return [LanesChanged()]
+
+    def table(self) -> LaneTable:
+        """All lanes with the slots that serve them."""
+        return LaneTable(tuple(self.lanes.values()), self.pythons())
+
+    def pythons(self) -> tuple[str, ...]:
+        """Minor versions of Python that connected nodes offer."""
+        return tuple(sorted({node.beat.python for node in self.nodes.values()}))
+
+    def serving(self, lane: LaneId) -> list[str]:
+        """The nodes that may hold work of a lane."""
+        state = self.lanes.get(lane)
+        if state is None:
+            return []
+        return [n for n, node in self.nodes.items() if not state.lane.lacks(node.beat.capabilities, (node.beat.python,))]
+
+
+def orphans(delivered: Iterable[int], holdings: Iterable[Holding], lane: str) -> list[int]:
+    """Stream sequences of a lane that were delivered, are not acknowledged, and that no living node holds."""
+    held = {holding.sequence for holding in holdings if holding.lane == lane}
+    return [sequence for sequence in delivered if sequence not in held]

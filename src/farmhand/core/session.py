@@ -1,0 +1,394 @@
+"""A session: who waits for the outcomes of tasks. It owns them from the submission to the one outcome.
+
+What it decides: how many tasks go into a message and how many messages are under way; whether a reported end is the outcome,
+a reason to run again, or too late to count. What it must never do: give a task two outcomes, take the word of an attempt
+that it has given up, or keep a task waiting that nothing will ever bring back.
+
+Rule 1: an attempt is a token. Only a report that carries the token under which a task is out now may end it.
+Rule 2: every token is closed exactly once: by reports for all its indices, by a loss, or by a refusal.
+Rule 3: a task is in one place: a backlog, the back-off heap, or one batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+
+import msgspec
+
+from farmhand.core.tasks import Batch, Counts, Group, Task, TaskState, Window
+from farmhand.model import limits
+from farmhand.model.ids import LaneId, Token
+from farmhand.model.messages import Report
+from farmhand.model.needs import Lane
+from farmhand.model.outcome import Kind, Mark
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Publish this batch and say `on_stored` or `on_refused`."""
+
+    batch: Batch
+
+
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """These tasks succeeded: (task, position of its value in the report's body)."""
+
+    values: list[tuple[Task, int]]
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """This task ended otherwise. `position` is its exception's place in the report's body, -1 when there is none."""
+
+    task: Task
+    mark: Mark
+    position: int = -1
+    node: str = ""
+    slot: int = -1
+
+
+class Running(msgspec.Struct, frozen=True, gc=False):
+    """A node says that this task runs now."""
+
+    task: Task
+    node: str
+
+
+class Stop(msgspec.Struct, frozen=True, gc=False):
+    """Tell the nodes to stop or drop these: (token, index)."""
+
+    targets: list[tuple[int, int]]
+
+
+class CheckLane(msgspec.Struct, frozen=True, gc=False):
+    """Ask the engine whether this lane holds anything, and say so with `on_lane_checked`."""
+
+    lane: LaneId
+
+
+Effect = Send | Delivered | Ended | Running | Stop | CheckLane
+
+
+class Session:
+    """See the head of this file. `secret` makes tokens unguessable; `bound` limits batches under way, 0 for no limit."""
+
+    def __init__(self, secret: bytes, bound: int = 0) -> None:
+        self.counts = Counts()
+        self.batches: dict[Token, Batch] = {}
+        self.windows: dict[LaneId, Window] = {}
+        self.full = False  # the engine refused the last publish
+        self._secret = secret
+        self._bound = bound
+        self._sequence = 0
+        self._backoff: list[tuple[float, int, Task]] = []  # heap; the number only breaks ties
+        self._probe_at = 0.0
+        self._checked_at = 0.0
+        self._suspects: dict[LaneId, float] = {}  # lanes found empty once, and when
+
+    # ---- submitting
+
+    def window(self, lane: Lane) -> Window:
+        """The window of a lane, made on first use."""
+        found = self.windows.get(lane.id)
+        if found is None:
+            found = self.windows[lane.id] = Window(lane)
+        return found
+
+    def on_submitted(self, group: Group, tasks: Iterable[Task]) -> None:
+        """Accept tasks of one group. `plan` sends them when there is room."""
+        before = len(group.backlog)
+        group.backlog.extend(tasks)
+        added = len(group.backlog) - before
+        group.waiting += added
+        self.counts.submitted += added
+        self._activate(group)
+
+    def _activate(self, group: Group) -> None:
+        if not group.active and group.waiting:
+            group.active = True
+            self.window(group.lane).rounds.append(group)
+
+    def on_slots(self, lane: LaneId, slots: int) -> None:
+        """The steward says that the lane exists and how many slots serve it."""
+        if window := self.windows.get(lane):
+            window.ready = True
+            window.slots = slots
+
+    def plan(self, now: float) -> list[Effect]:
+        """Batches to publish now. Call it after any other event."""
+        effects: list[Effect] = []
+        if self.full and now < self._probe_at:
+            return effects
+        for window in self.windows.values():
+            while window.rounds and window.room(self._bound) > 0:
+                if self.full and effects:
+                    return effects  # one probe is enough to learn whether there is space again
+                group = window.rounds.popleft()
+                if tasks := self._take(group, window.slots):
+                    effects.append(Send(self._open(group, window, tasks, now)))
+                if group.waiting:
+                    window.rounds.append(group)
+                else:
+                    group.active = False
+        if self.full and effects:
+            self._probe_at = now + limits.STORE_RETRY_S
+        return effects
+
+    def _take(self, group: Group, slots: int) -> list[Task]:
+        """The next tasks of a group for one message. A careful task travels alone."""
+        wanted, size, tasks = group.batch_size(slots), 0, []
+        backlog = group.backlog
+        while backlog and len(tasks) < wanted:
+            task = backlog[0]
+            if task.state is not TaskState.WAITING:
+                backlog.popleft()  # cancelled meanwhile; it is no longer counted
+                continue
+            if tasks and (task.careful or size + task.size > limits.BATCH_BYTES_MAX):
+                break
+            backlog.popleft()
+            size += task.size
+            tasks.append(task)
+            if task.careful:
+                break
+        group.waiting -= len(tasks)
+        if not backlog:
+            group.waiting = 0
+        return tasks
+
+    def _open(self, group: Group, window: Window, tasks: list[Task], now: float) -> Batch:
+        self._sequence += 1
+        token = self._token(self._sequence)
+        for index, task in enumerate(tasks):
+            task.state = TaskState.SENT
+            task.token = token
+            task.index = index
+            task.attempts += 1
+        batch = Batch(token, group, tasks, now)
+        self.batches[token] = batch
+        window.in_flight += 1
+        return batch
+
+    def _token(self, sequence: int) -> Token:
+        digest = hashlib.blake2b(sequence.to_bytes(8, "big"), key=self._secret, digest_size=8).digest()
+        return Token(int.from_bytes(digest, "big") >> 1)
+
+    # ---- what the engine says about a publish
+
+    def on_stored(self, token: Token) -> None:
+        """The engine has this batch; from now on it is accepted work."""
+        if batch := self.batches.get(token):
+            batch.stored = True
+        self.full = False
+
+    def on_refused(self, token: Token, now: float, *, full: bool) -> list[Effect]:
+        """The engine did not take this batch. Its tasks go back to where they came from."""
+        if full:
+            self.full = True
+            self._probe_at = now + limits.STORE_RETRY_S
+        batch = self.batches.get(token)
+        if batch is not None:
+            for task in [t for t in batch.tasks if t is not None]:
+                self._again(batch, task)
+        return []
+
+    # ---- what nodes and the steward say
+
+    def on_started(self, token: Token, index: int, node: str) -> list[Effect]:
+        """A node says that it runs this index of the batch now."""
+        batch = self.batches.get(token)
+        if batch is None or not 0 <= index < batch.count:
+            return []
+        task = batch.tasks[index]
+        if task is None or task.state is not TaskState.SENT:
+            return []
+        task.to(TaskState.RUNNING)
+        effects: list[Effect] = [Running(task, node)]
+        if task.killing:
+            effects.append(Stop([(token, index)]))  # the order to stop it may have come before the batch did
+        return effects
+
+    def on_report(self, report: Report, now: float) -> list[Effect]:
+        """A node, or the steward for a lost one, says how tasks of a batch ended."""
+        batch = self.batches.get(Token(report.token))
+        if batch is None or report.first < 0 or report.first + report.count > batch.count:
+            self.counts.stale += report.count
+            return []
+        marks = {mark.index: mark for mark in report.marks}
+        effects: list[Effect] = []
+        values: list[tuple[Task, int]] = []
+        position = ran = 0
+        for index in range(report.first, report.first + report.count):
+            task, mark = batch.tasks[index], marks.get(index)
+            has_body = mark is None or mark.kind is Kind.RAISED
+            ran += has_body
+            if task is None:
+                self.counts.stale += 1
+            elif mark is None:
+                self._finish(batch, task)
+                values.append((task, position))
+            else:
+                effects += self._on_mark(batch, task, mark, position if has_body else -1, report, now)
+            position += has_body
+        if values:
+            self.counts.done += len(values)
+            effects.append(Delivered(values))
+        self._account(batch, report, ran)
+        return effects
+
+    def _account(self, batch: Batch, report: Report, ran: int) -> None:
+        self.counts.seconds += report.seconds
+        self.counts.cpu += report.cpu
+        if ran:
+            batch.group.learn(report.seconds, ran)
+
+    def _on_mark(self, batch: Batch, task: Task, mark: Mark, position: int, report: Report, now: float) -> list[Effect]:
+        """One task did not succeed: run it again, or end it."""
+        kind = mark.kind
+        if task.killing and kind in (Kind.KILLED, Kind.RETURNED, Kind.LOST, Kind.CRASHED):
+            return self._end(batch, task, Mark(mark.index, Kind.KILLED, mark.text, tail=mark.tail), -1, report)
+        if kind in (Kind.RETURNED, Kind.KILLED):  # KILLED unasked: a node believed that this session had ended
+            self._again(batch, task)
+            return []
+        if kind is Kind.LOST:
+            return self._on_loss(batch, task, mark, report)
+        if kind is Kind.CRASHED:
+            task.deaths += 1
+            if task.deaths < limits.DEATHS_MAX and not task.group.retry.allows(kind, task.failures):
+                task.careful = True
+                self._again(batch, task)
+                return []
+        if task.group.retry.allows(kind, task.failures):
+            self._back_off(batch, task, now)
+            return []
+        return self._end(batch, task, mark, position, report)
+
+    def _on_loss(self, batch: Batch, task: Task, mark: Mark, report: Report) -> list[Effect]:
+        """The node is gone. Only a task that was known to run is suspected of having killed it."""
+        if task.state is TaskState.RUNNING:
+            task.deaths += 1
+        else:
+            task.losses += 1
+        if task.deaths >= limits.DEATHS_MAX or task.losses >= limits.LOSSES_MAX:
+            crashed = Mark(mark.index, Kind.CRASHED, mark.text or "the node died each time", tail=mark.tail)
+            return self._end(batch, task, crashed, -1, report)
+        task.careful = True
+        self._again(batch, task)
+        return []
+
+    def _end(self, batch: Batch, task: Task, mark: Mark, position: int, report: Report) -> list[Effect]:
+        self._finish(batch, task)
+        if mark.kind is Kind.KILLED:
+            self.counts.cancelled += 1
+        else:
+            self.counts.failed += 1
+        return [Ended(task, mark, position, report.node, report.slot)]
+
+    def _finish(self, batch: Batch, task: Task) -> None:
+        """The task has its outcome."""
+        task.state = TaskState.DONE
+        self._leave(batch, task)
+
+    def _leave(self, batch: Batch, task: Task) -> None:
+        batch.tasks[task.index] = None
+        batch.left -= 1
+        if batch.left == 0:
+            del self.batches[batch.token]
+            self.windows[batch.group.lane_id].in_flight -= 1
+
+    def _again(self, batch: Batch, task: Task) -> None:
+        """Back to the front of the backlog, under a new token when it is sent again."""
+        self._leave(batch, task)
+        task.to(TaskState.WAITING)
+        self.counts.rerun += 1
+        self._queue_first(task)
+
+    def _queue_first(self, task: Task) -> None:
+        task.group.backlog.appendleft(task)
+        task.group.waiting += 1
+        self._activate(task.group)
+
+    def _back_off(self, batch: Batch, task: Task, now: float) -> None:
+        spread = (int(task.token) & 0xFFFF) / 0xFFFF  # tokens are as good as random, and the core has no dice
+        due = now + task.group.retry.pause(task.failures, spread)
+        task.failures += 1
+        self._leave(batch, task)
+        task.to(TaskState.BACKOFF)
+        self._sequence += 1
+        heapq.heappush(self._backoff, (due, self._sequence, task))
+
+    # ---- stopping
+
+    def cancel(self, task: Task) -> tuple[bool, list[Effect]]:
+        """As `Future.cancel`: True unless the task is known to run or is done. It will have no other outcome."""
+        if task.state in (TaskState.DONE, TaskState.RUNNING):
+            return False, []
+        effects: list[Effect] = []
+        if task.state is TaskState.SENT:
+            effects.append(Stop([(task.token, task.index)]))
+            self._finish(self.batches[task.token], task)
+        else:
+            if task.state is TaskState.WAITING:
+                task.group.waiting -= 1
+            task.to(TaskState.DONE)
+        self.counts.cancelled += 1
+        return True, effects
+
+    def kill(self, task: Task) -> tuple[bool, list[Effect]]:
+        """Stop a task wherever it is. True when it is ended at once; else its node confirms with a report."""
+        cancelled, effects = self.cancel(task)
+        if not cancelled and task.state is TaskState.RUNNING:
+            task.killing = True
+            effects.append(Stop([(task.token, task.index)]))
+        return cancelled, effects
+
+    # ---- time
+
+    def next_deadline(self) -> float | None:
+        """When `on_tick` has something to do; None when it has nothing."""
+        times = [self._backoff[0][0]] if self._backoff else []
+        if self.full:
+            times.append(self._probe_at)
+        if self.batches:
+            oldest = next(iter(self.batches.values())).sent_at
+            times.append(max(oldest, self._checked_at) + limits.WATCHDOG_S)
+        return min(times) if times else None
+
+    def on_tick(self, now: float) -> list[Effect]:
+        """Wake what has waited long enough, and ask after batches that nobody has spoken of for long."""
+        while self._backoff and self._backoff[0][0] <= now:
+            task = heapq.heappop(self._backoff)[2]
+            if task.state is TaskState.BACKOFF:
+                task.to(TaskState.WAITING)
+                self._queue_first(task)
+        if now < self._checked_at + limits.WATCHDOG_S:
+            return []
+        self._checked_at = now
+        lanes: dict[LaneId, None] = {}
+        for batch in self.batches.values():
+            if now - batch.sent_at < limits.WATCHDOG_S:
+                break  # they stand in order of publication
+            if batch.stored:
+                lanes[batch.group.lane_id] = None
+        return [CheckLane(lane) for lane in lanes]
+
+    def on_lane_checked(self, lane: LaneId, asked_at: float, *, empty: bool) -> list[Effect]:
+        """The engine says whether it holds any work of the lane. Found empty twice, what is still out is lost.
+
+        Twice, WATCHDOG_S apart, because a report may be on its way while the engine already forgot the work.
+        """
+        first = self._suspects.pop(lane, None)
+        if not empty:
+            return []
+        if first is None:
+            self._suspects[lane] = asked_at
+            return []
+        for batch in [b for b in self.batches.values() if b.group.lane_id == lane and b.sent_at < first]:
+            for task in [t for t in batch.tasks if t is not None]:
+                self._again(batch, task)
+        return []
+
+    @property
+    def open(self) -> int:
+        """Tasks without an outcome."""
+        counts = self.counts
+        return counts.submitted - counts.done - counts.failed - counts.cancelled

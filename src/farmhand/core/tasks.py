@@ -1,0 +1,146 @@
+"""The records that a session keeps: tasks, the groups they batch in, and the batches under way.
+
+WAITING  --plan-->  SENT  --started-->  RUNNING  --report-->  DONE
+   ^                 |                     |
+   +---- BACKOFF <---+---------------------+   lost, returned, or a retry
+
+`TRANSITIONS` is that picture as a table; `Task.to` refuses everything else.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+
+from farmhand.model import limits
+from farmhand.model.ids import LaneId, Token
+from farmhand.model.messages import Profile
+from farmhand.model.needs import Lane
+from farmhand.model.retry import Retry
+
+
+class TaskState(enum.IntEnum):
+    """Where a task is. DONE is final."""
+
+    WAITING = 0  # in its group's backlog
+    SENT = 1  # in a published batch
+    RUNNING = 2  # a node has said so
+    BACKOFF = 3  # waits for its next try
+    DONE = 4  # has its outcome
+
+
+TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
+    TaskState.WAITING: frozenset({TaskState.SENT, TaskState.DONE}),
+    TaskState.SENT: frozenset({TaskState.RUNNING, TaskState.WAITING, TaskState.BACKOFF, TaskState.DONE}),
+    TaskState.RUNNING: frozenset({TaskState.WAITING, TaskState.BACKOFF, TaskState.DONE}),
+    TaskState.BACKOFF: frozenset({TaskState.WAITING, TaskState.DONE}),
+    TaskState.DONE: frozenset(),
+}
+
+
+class Task:
+    """One call. `cargo` is whatever the shell keeps with it (a future, packed arguments); the core never looks inside."""
+
+    __slots__ = ("attempts", "careful", "cargo", "deaths", "failures", "group", "index", "killing", "losses", "size",
+                 "state", "token")  # fmt: skip
+
+    def __init__(self, group: Group, size: int, cargo: Any) -> None:
+        self.group = group
+        self.size = size
+        self.cargo = cargo
+        self.state = TaskState.WAITING
+        self.token = Token(0)  # the attempt that may end it
+        self.index = 0  # within that attempt's batch
+        self.attempts = 0
+        self.failures = 0  # retries used
+        self.deaths = 0  # slots, nodes or agents that died while it was known to run
+        self.losses = 0  # nodes lost without proof that it was running
+        self.careful = False  # travels alone and is announced before it runs
+        self.killing = False
+
+    def to(self, state: TaskState) -> None:
+        """Move to `state`."""
+        assert state in TRANSITIONS[self.state], f"{self.state.name} -> {state.name}"
+        self.state = state
+
+
+class Group:
+    """Tasks of one profile in one lane: they may share a message, and their durations are learned together."""
+
+    __slots__ = ("active", "backlog", "lane", "lane_id", "mean", "profile", "retry", "waiting")
+
+    def __init__(self, lane: Lane, profile: Profile, retry: Retry) -> None:
+        self.lane = lane
+        self.lane_id: LaneId = lane.id
+        self.profile = profile
+        self.retry = retry
+        self.backlog: deque[Task] = deque()  # may hold cancelled tasks; they are skipped
+        self.waiting = 0  # tasks in the backlog that are not cancelled
+        self.mean = -1.0  # learned seconds a task, negative while nothing is known
+        self.active = False  # in its lane's round
+
+    def learn(self, seconds: float, count: int) -> None:
+        """`count` calls took `seconds` in all."""
+        mean = seconds / count
+        self.mean = mean if self.mean < 0 else self.mean + limits.DURATION_WEIGHT * (mean - self.mean)
+
+    def batch_size(self, slots: int) -> int:
+        """Tasks for the next message: about BATCH_SECONDS of work, shared out among the slots when little is left."""
+        if self.mean < 0 or self.mean > limits.LONG_TASK_S:
+            return 1
+        mean = max(self.mean, 1e-7)
+        share = -(-self.waiting // max(slots, 1))
+        worthwhile = int(limits.SPLIT_SECONDS / mean)
+        return max(1, min(int(limits.BATCH_SECONDS / mean), limits.BATCH_TASKS_MAX, max(share, worthwhile)))
+
+
+class Batch:
+    """A published message. A task is replaced by None once it has an outcome or has left this attempt."""
+
+    __slots__ = ("attempt", "count", "group", "left", "sent_at", "stored", "tasks", "token")
+
+    def __init__(self, token: Token, group: Group, tasks: list[Task], now: float) -> None:
+        self.token = token
+        self.group = group
+        self.tasks: list[Task | None] = list(tasks)
+        self.count = len(tasks)
+        self.left = len(tasks)
+        self.sent_at = now
+        self.stored = False
+        self.attempt = max(task.attempts for task in tasks)
+
+
+class Window:
+    """What a session has under way in one lane, and which groups want to send there."""
+
+    __slots__ = ("in_flight", "lane", "ready", "rounds", "slots")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.ready = False  # the lane exists; work published before that would wait unseen
+        self.slots = 0  # that serve the lane, as the steward last said
+        self.in_flight = 0  # batches published and not yet closed
+        self.rounds: deque[Group] = deque()
+
+    def room(self, bound: int) -> int:
+        """Batches that may be published now."""
+        if not self.ready:
+            return 0
+        wanted = max(limits.WINDOW_MIN, self.slots * limits.BATCHES_PER_SLOT)
+        return min(wanted, bound) - self.in_flight if bound else wanted - self.in_flight
+
+
+class Counts(msgspec.Struct):
+    """What a session has done so far."""
+
+    submitted: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    stale: int = 0  # reports of attempts that were given up, dropped
+    rerun: int = 0
+    seconds: float = 0.0
+    cpu: float = 0.0

@@ -1,0 +1,103 @@
+"""Large values beside messages: chunks of 1 MB on the BLOB stream, written with many under way and read in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from farmhand import errors
+from farmhand.engine import subjects
+from farmhand.engine.connection import Connection
+from farmhand.engine.ordered import OrderedReader
+from farmhand.engine.stored import Publisher
+from farmhand.engine.streams import purge
+from farmhand.model import limits
+
+READ_AHEAD_CHUNKS: Final = 32  # chunks waiting in memory for a slow reader before it is told to hurry
+
+
+class Writer:
+    """Cuts a stream of bytes into chunks and stores them. `write` is for the loop; `finish` waits until all are stored."""
+
+    def __init__(self, publisher: Publisher, owner: str, blob_id: str) -> None:
+        self._publisher = publisher
+        self._owner = owner
+        self._id = blob_id
+        self._room = asyncio.Semaphore(limits.BLOB_CHUNKS_AHEAD)
+        self._error: errors.EngineError | None = None
+        self._count = 0
+        self._buffer = bytearray()
+        self.size = 0
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Store `data`, of any size. Raises the engine's refusal of an earlier chunk."""
+        view = memoryview(data).cast("B")
+        self.size += len(view)
+        while view:
+            if not self._buffer and len(view) >= limits.CHUNK_BYTES:
+                chunk, view = bytes(view[: limits.CHUNK_BYTES]), view[limits.CHUNK_BYTES :]
+                await self._store(chunk)
+                continue
+            take = limits.CHUNK_BYTES - len(self._buffer)
+            self._buffer += view[:take]
+            view = view[take:]
+            if len(self._buffer) == limits.CHUNK_BYTES:
+                await self._store(bytes(self._buffer))
+                self._buffer.clear()
+
+    async def _store(self, chunk: bytes) -> None:
+        await self._room.acquire()
+        if self._error is not None:
+            raise self._error
+
+        def done(_sequence: int, error: errors.EngineError | None) -> None:
+            self._error = self._error or error
+            self._room.release()
+
+        subject = subjects.blob(self._owner, self._id, self._count)
+        self._count += 1
+        self._publisher.publish(subject, chunk, done, msg_id=subject)
+        await self._publisher.wait_room()
+
+    async def finish(self) -> None:
+        """Store the rest and wait for every answer. Raises `EngineFull`, `StoreFailed`."""
+        if self._buffer or not self._count:
+            await self._store(bytes(self._buffer))
+            self._buffer.clear()
+        for _ in range(limits.BLOB_CHUNKS_AHEAD):
+            await self._room.acquire()
+        if self._error is not None:
+            raise self._error
+
+
+async def read(connection: Connection, owner: str, blob_id: str, size: int) -> AsyncIterator[bytes | bytearray]:
+    """The chunks of a blob, in order. Raises `StoreFailed` when nothing comes for REQUEST_S."""
+    queue: asyncio.Queue[bytes | bytearray] = asyncio.Queue()
+    reader = OrderedReader(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"), lambda _s, _n, d: queue.put_nowait(d))
+    await reader.start()
+    try:
+        left = size
+        while left > 0:
+            try:
+                chunk = await asyncio.wait_for(queue.get(), limits.REQUEST_S)
+            except TimeoutError:
+                raise errors.StoreFailed(f"{left} bytes of blob {blob_id} are missing") from None
+            left -= len(chunk)
+            yield chunk
+    finally:
+        reader.close()
+
+
+async def read_small(connection: Connection, owner: str, blob_id: str) -> bytes | None:
+    """A blob of one chunk by a direct get (0.2 ms); None when it is not there or has more chunks."""
+    msg = await connection.request(f"$JS.API.DIRECT.GET.BLOB.{subjects.blob(owner, blob_id, 0)}")
+    return None if msg.status else bytes(msg.data)
+
+
+async def remove(connection: Connection, owner: str, blob_id: str = "*") -> None:
+    """Remove one blob, or all of an owner."""
+    await purge(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"))
+
+
+Sink = Callable[[bytes | bytearray], None]

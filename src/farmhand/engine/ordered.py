@@ -1,0 +1,119 @@
+"""Reading a stream in order and missing nothing, over lost connections and restarts of the engine.
+
+An ephemeral push consumer delivers; gaps in its own sequence, silence and reconnects make a new one from the last stream
+sequence + 1. The reader's callback sees each message once, in stream order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from farmhand import errors
+from farmhand.engine import streams
+from farmhand.engine.connection import Connection, Subscription
+from farmhand.engine.wire import Msg
+
+log = logging.getLogger("farmhand.engine")
+
+_NS: Final = 1_000_000_000
+HEARTBEAT_S: Final = 5.0  # the engine says that it lives; three missed ones make a new consumer
+
+
+class OrderedReader:
+    """Call `callback(sequence, subject, data)` for every message of `subject` in `stream`, from `first` on."""
+
+    def __init__(self, connection: Connection, stream: str, subject: str,
+                 callback: Callable[[int, str, bytes | bytearray], None], first: int = 1) -> None:  # fmt: skip
+        self.last = first - 1  # stream sequence of the last message handed over
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._name = ""
+        self._expected = 0  # the consumer's own next sequence
+        self._heard_at = 0.0
+        self._subscription: Subscription | None = None
+        self._making: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def start(self) -> None:
+        """Make the first consumer. Raises what the engine says."""
+        await self._make()
+        self._connection.on_connected.append(self._remake)
+        self._watch = self._loop.call_later(HEARTBEAT_S, self._on_watch)
+
+    def close(self) -> None:
+        """Stop delivering. The engine removes the consumer by itself."""
+        self._closed = True
+        if self._remake in self._connection.on_connected:
+            self._connection.on_connected.remove(self._remake)
+        for handle in (self._making, self._watch):
+            if handle is not None:
+                handle.cancel()
+        if self._subscription is not None:
+            self._subscription.close()
+            self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._name}")
+
+    async def _make(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+        self._name = f"r{secrets.token_hex(8)}"
+        inbox = f"{self._connection.options.inbox}.o.{self._name}"
+        self._expected = 1
+        self._subscription = self._connection.subscribe(inbox, self._on_msg)
+        config: dict[str, Any] = {
+            "name": self._name, "deliver_subject": inbox, "filter_subject": self._subject, "ack_policy": "none",
+            "max_deliver": 1, "mem_storage": True, "num_replicas": 1, "inactive_threshold": 30 * _NS,
+            "flow_control": True, "idle_heartbeat": int(HEARTBEAT_S * _NS), "replay_policy": "instant",
+            "deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1,
+        }  # fmt: skip
+        verb = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}"
+        await streams.call(self._connection, verb, {"stream_name": self._stream, "config": config})
+        self._heard_at = self._loop.time()
+
+    def _on_msg(self, msg: Msg) -> None:
+        self._heard_at = self._loop.time()
+        if msg.status == 100:
+            if msg.reply:  # flow control: the engine waits for this answer before it sends more
+                self._connection.publish(msg.reply)
+            elif stalled := msg.header("Nats-Consumer-Stalled"):
+                self._connection.publish(stalled)
+            if (sent := msg.header("Nats-Last-Consumer")) and int(sent) >= self._expected:
+                self._remake()
+            return
+        # the reply subject carries: $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>
+        parts = msg.reply.split(".")
+        stream_sequence, consumer_sequence = int(parts[-4]), int(parts[-3])
+        if consumer_sequence != self._expected:
+            self._remake()
+            return
+        self._expected += 1
+        if stream_sequence > self.last:
+            self.last = stream_sequence
+            self._callback(stream_sequence, msg.subject, msg.data)
+
+    def _remake(self) -> None:
+        if self._closed or (self._making is not None and not self._making.done()):
+            return
+        self._making = self._loop.create_task(self._remake_until_done())
+
+    async def _remake_until_done(self) -> None:
+        while not self._closed:
+            try:
+                await self._connection.wait_connected()
+                await self._make()
+                return
+            except (errors.EngineError, TimeoutError) as error:
+                log.debug("reader of %s not made yet: %s", self._subject, error)
+                await asyncio.sleep(0.1)
+
+    def _on_watch(self) -> None:
+        if self._connection.connected and self._loop.time() - self._heard_at > 3 * HEARTBEAT_S:
+            self._remake()
+        self._watch = self._loop.call_later(HEARTBEAT_S, self._on_watch)

@@ -1,0 +1,145 @@
+"""The farm's streams and consumers: their definitions, and the few JetStream API requests that Farmhand makes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from farmhand import errors
+from farmhand.engine import subjects
+from farmhand.engine.connection import Connection
+from farmhand.model import limits
+
+_NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
+_NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
+WORK_SHARE: Final = 0.6  # of the engine's storage; RESULT keeps a reserve so that a full farm can drain
+
+
+class ApiRefused(errors.EngineError):
+    """The engine refused an API request."""
+
+    def __init__(self, detail: str = "", err_code: int = 0) -> None:
+        super().__init__(detail)
+        self.err_code = err_code
+
+
+async def call(connection: Connection, verb: str, body: dict[str, Any] | None = None,
+               *, timeout: float = limits.REQUEST_S) -> dict[str, Any]:  # fmt: skip
+    """One JetStream API request. Raises `ApiRefused` with the engine's words, `EngineLost`, `TimeoutError`."""
+    payload = msgspec.json.encode(body) if body is not None else b""
+    msg = await connection.request(f"$JS.API.{verb}", payload, timeout=timeout)
+    answer: dict[str, Any] = msgspec.json.decode(msg.data)
+    if problem := answer.get("error"):
+        raise ApiRefused(f"{verb}: {problem.get('description')}", int(problem.get("err_code", 0)))
+    return answer
+
+
+def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
+    """The three streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
+    share = int(storage_bytes * WORK_SHARE) if storage_bytes else -1
+    common: dict[str, Any] = {"storage": "file", "num_replicas": replicas, "duplicate_window": int(limits.DEDUPE_WINDOW_S * _NS)}
+    return [
+        {**common, "name": subjects.WORK, "subjects": ["work.*.*"], "retention": "workqueue", "discard": "new",
+         "max_bytes": share, "max_consumers": -1},
+        {**common, "name": subjects.RESULT, "subjects": ["res.*.*"], "retention": "limits", "discard": "old",
+         "max_age": int(limits.RESULT_KEEP_S * _NS)},
+        {**common, "name": subjects.BLOB, "subjects": ["blob.*.*.*"], "retention": "limits", "discard": "new",
+         "max_bytes": share, "max_age": int(limits.RESULT_KEEP_S * _NS), "allow_direct": True},
+    ]  # fmt: skip
+
+
+async def ensure_streams(connection: Connection, storage_bytes: int = 0, replicas: int = 1) -> None:
+    """Make the streams, or leave them when they are there. Raises `ApiRefused`."""
+    for definition in definitions(storage_bytes, replicas):
+        name = definition["name"]
+        try:
+            await call(connection, f"STREAM.CREATE.{name}", definition)
+        except ApiRefused as error:
+            if error.err_code != 10058:  # the name is in use with another configuration: bring it to ours
+                raise
+            await call(connection, f"STREAM.UPDATE.{name}", definition)
+
+
+async def ensure_lane(connection: Connection, lane: str, description: str) -> None:
+    """Make the consumer of a lane. It must exist before the first publish, or the work would wait unseen.
+
+    `description` is kept with it, so that a new steward knows what the lane needs.
+    """
+    name = subjects.consumer(lane)
+    config = {
+        "durable_name": name, "name": name, "filter_subject": f"work.{lane}.*", "ack_policy": "explicit",
+        "ack_wait": int(limits.ACK_WAIT_S * _NS), "max_deliver": -1, "max_ack_pending": 100_000, "max_waiting": 10_000,
+        "deliver_policy": "all", "replay_policy": "instant", "metadata": {"lane": description},
+    }  # fmt: skip
+    await call(connection, f"CONSUMER.CREATE.WORK.{name}.work.{lane}.*", {"stream_name": subjects.WORK, "config": config})
+
+
+async def lane_info(connection: Connection, lane: str) -> dict[str, Any] | None:
+    """What the engine says of a lane's consumer; None when there is no such lane."""
+    try:
+        return await call(connection, f"CONSUMER.INFO.WORK.{subjects.consumer(lane)}")
+    except ApiRefused as error:
+        if error.err_code in _NOT_FOUND:
+            return None
+        raise
+
+
+async def lane_names(connection: Connection) -> list[str]:
+    """The lanes that have a consumer."""
+    names: list[str] = []
+    while True:
+        answer = await call(connection, "CONSUMER.NAMES.WORK", {"offset": len(names)})
+        page = answer.get("consumers") or []
+        names += page
+        if not page or len(names) >= int(answer.get("total", 0)):
+            return [name.removeprefix("lane-") for name in names if name.startswith("lane-")]
+
+
+class StoredMessage(msgspec.Struct):
+    """A message read back from a stream."""
+
+    sequence: int
+    subject: str
+    data: bytes
+
+
+async def message_at(connection: Connection, stream: str, sequence: int, subject: str = "") -> StoredMessage | None:
+    """The first message from `sequence` on that matches `subject`; exactly `sequence` when no subject is given."""
+    body: dict[str, Any] = {"seq": sequence}
+    if subject:
+        body["next_by_subj"] = subject
+    try:
+        answer = await call(connection, f"STREAM.MSG.GET.{stream}", body)
+    except ApiRefused as error:
+        if error.err_code in _NOT_FOUND:
+            return None
+        raise
+    import base64
+
+    message = answer["message"]
+    return StoredMessage(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")))
+
+
+async def delete_message(connection: Connection, stream: str, sequence: int) -> None:
+    """Remove one message. Removing one that is gone is no error."""
+    try:
+        await call(connection, f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+    except ApiRefused as error:
+        if error.err_code not in _NOT_FOUND and error.err_code != 10043:  # sequence not found
+            raise
+
+
+async def purge(connection: Connection, stream: str, subject: str, *, before: int = 0) -> None:
+    """Remove the messages of a subject, all of them or those below sequence `before`."""
+    body: dict[str, Any] = {"filter": subject}
+    if before:
+        body["seq"] = before
+    await call(connection, f"STREAM.PURGE.{stream}", body)
+
+
+async def stream_state(connection: Connection, stream: str) -> dict[str, Any]:
+    """Messages, bytes and sequences of a stream."""
+    answer = await call(connection, f"STREAM.INFO.{stream}")
+    state: dict[str, Any] = answer["state"]
+    return state

@@ -1,0 +1,62 @@
+"""The names of streams and subjects, in one place. Laid out so that a credential's role can be enforced by the engine."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORK: Final = "WORK"
+RESULT: Final = "RESULT"
+BLOB: Final = "BLOB"
+
+NODE_BEATS: Final = "node.*.beat"
+SESSION_BEATS: Final = "ses.*.beat"
+LANES: Final = "farm.lanes"
+GONE: Final = "farm.gone"
+STEWARD: Final = "steward"  # the steward's name where a node's stands in a result subject
+CODE: Final = "code"  # the owner of code blobs: they belong to nobody and are found by their hash
+
+
+def work(lane: str, session: str) -> str:
+    return f"work.{lane}.{session}"
+
+
+def consumer(lane: str) -> str:
+    """The durable consumer that serves a lane."""
+    return f"lane-{lane}"
+
+
+def result(session: str, node: str) -> str:
+    return f"res.{session}.{node}"
+
+
+def blob(owner: str, blob_id: str, chunk: int | str) -> str:
+    return f"blob.{owner}.{blob_id}.{chunk}"
+
+
+def beat_of_node(node: str) -> str:
+    return f"node.{node}.beat"
+
+
+def control_of_node(node: str) -> str:
+    return f"node.{node}.ctl"
+
+
+def beat_of_session(session: str) -> str:
+    return f"ses.{session}.beat"
+
+
+def started(session: str, node: str) -> str:
+    return f"ses.{session}.run.{node}"
+
+
+def output(session: str, node: str) -> str:
+    return f"ses.{session}.out.{node}"
+
+
+def control_of_session(session: str) -> str:
+    return f"ctl.{session}"
+
+
+def api(verb: str) -> str:
+    """A request to the steward."""
+    return f"api.{verb}"

@@ -1,0 +1,1 @@
+"""Pure types that every part shares. Imports nothing else of Farmhand but the errors."""

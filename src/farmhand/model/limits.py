@@ -1,0 +1,74 @@
+"""Every limit of Farmhand with its unit, default and reason. Nothing else in the code holds a bare number of this kind."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MB: Final = 1024 * 1024
+
+# ---- connection (seconds, bytes)
+CONNECT_S: Final = 5.0  # a first connect answers or fails by then: people wait no longer before they press Ctrl-C
+REQUEST_S: Final = 5.0  # one request to the engine or the steward; both answer in milliseconds when they are well
+RECONNECT_FIRST_S: Final = 0.05  # an engine restarts in 50 ms
+RECONNECT_MAX_S: Final = 2.0  # the longest pause between tries; a farm that comes back is used at once
+PING_INTERVAL_S: Final = 2.0  # with PINGS_OUT_MAX finds a half-open connection in 6 s without burdening the engine
+PINGS_OUT_MAX: Final = 2
+WRITE_BUFFER_BYTES: Final = 4 * MB  # above it bulk publishers wait; below it a chunk is always under way
+PAYLOAD_BYTES_MAX: Final = 8 * MB  # the engine's max_payload
+
+# ---- stored publishes
+STORE_RETRY_S: Final = 1.0  # an unanswered publish is sent again with the same id
+STORE_DEADLINE_S: Final = 90.0  # then the publish fails; shorter than the dedupe window, so a repeat is never stored twice
+DEDUPE_WINDOW_S: Final = 120.0
+STORE_IN_FLIGHT_MAX: Final = 1024  # unanswered publishes of one connection
+
+# ---- batches and windows
+BATCH_SECONDS: Final = 0.020  # work in one message: 20 ms hides a round trip of 0.5 ms and delays nobody
+BATCH_TASKS_MAX: Final = 128  # 95k tasks/s in the prototype; more gains nothing and delays the first result
+BATCH_BYTES_MAX: Final = 256 * 1024  # argument bytes in one message
+LONG_TASK_S: Final = 0.050  # a task expected to take longer travels alone
+SPLIT_SECONDS: Final = 0.001  # a batch is cut into pieces for idle slots only when a piece is worth at least this much
+BATCHES_PER_SLOT: Final = 3  # published per slot: one running, one prefetched, one on its way
+WINDOW_MIN: Final = 2  # batches, before the steward has said how many slots there are
+INLINE_BYTES_MAX: Final = 128 * 1024  # an argument or result larger than this travels as a blob
+DURATION_WEIGHT: Final = 0.3  # of the newest batch in the learned mean
+
+# ---- attempts
+DEATHS_MAX: Final = 3  # a task under which so many slots, nodes or agents died is Crashed
+LOSSES_MAX: Final = 20  # losses without proof that the task was running; far above what maintenance causes
+RETRY_DELAY_S: Final = 1.0
+RETRY_DELAY_MAX_S: Final = 60.0
+OVERDUE_S: Final = 0.1  # a batch that runs longer than this gives back what it has not started
+
+# ---- leases and liveness (seconds)
+ACK_WAIT_S: Final = 10.0  # backstop that works without a steward: the engine hands an unrenewed message out again
+RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
+BEAT_S: Final = 0.5  # a node's and a session's heartbeat
+NODE_SILENCE_S: Final = 3.0  # six missed heartbeats: frozen or unplugged
+NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to heal
+SESSION_SILENCE_S: Final = 30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
+SESSION_GONE_S: Final = 2.0  # after a disconnect event
+STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running
+GRACE_S: Final = 10.0  # a leaving node finishes what runs
+WATCHDOG_S: Final = 5.0  # a session asks whether what it waits for is still somewhere
+EMBEDDED_START_S: Final = 20.0  # an embedded farm is ready in well under a second; a loaded machine gets this long
+
+# ---- slots
+SLOT_RESTART_S: Final = 0.1  # first pause after a slot that died without having run a task
+SLOT_RESTART_MAX_S: Final = 5.0
+PREFETCH_PER_SLOT: Final = 1
+FREE_PULL_S: Final = 30.0  # a long-poll pull; the engine forgets it by then and the agent asks again
+TAIL_LINES: Final = 20  # of a task's output kept for an error
+TAIL_BYTES: Final = 8192
+OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the rest is counted
+OUTPUT_LINE_BYTES: Final = 8192
+MEMORY_CHECK_S: Final = 0.2  # how often a task with a memory need is measured
+
+# ---- blobs
+CHUNK_BYTES: Final = 1 * MB
+BLOB_CHUNKS_AHEAD: Final = 16  # of one blob under way at once: bounds memory, hides the round trip
+
+# ---- results
+PURGE_EVERY: Final = 4096  # reports read before the session lets the engine forget them
+MAP_AHEAD: Final = 4096  # calls of a lazy map under way: keeps 2 slots busy at 40k/s, bounds memory
+RESULT_KEEP_S: Final = 7 * 24 * 3600.0

@@ -1,0 +1,258 @@
+"""Everything that crosses a process border, as types. The small readable headers; payloads are opaque bytes.
+
+A message is a frame: 4 bytes big-endian length of the header, the header in MessagePack, then the body. The engine, the
+steward and the agent read headers only; a body is unpickled by a slot or by the client that submitted the task.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from farmhand import errors
+from farmhand.model.needs import Lane
+from farmhand.model.outcome import BlobRef, Mark
+
+PROTOCOL: Final = 1  # raised when a peer of the old number would misread a message
+_LENGTH: Final = struct.Struct(">I")
+_HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class Profile(msgspec.Struct, array_like=True, frozen=True):
+    """What all tasks of a batch share. Equal profiles batch together."""
+
+    code: str  # hash of the callable
+    name: str = ""  # for people: status, labels, errors
+    bundles: tuple[str, ...] = ()  # hashes of the user's modules
+    initializer: str = ""  # hash of the initializer's code
+    initargs: str = ""  # hash of its packed call
+    timeout: float = 0.0  # seconds from the start of the run, 0 for none
+    memory: int = 0  # bytes, 0 for no limit
+    output: bool = True  # printed lines go to the submitter
+    local: bool = False  # large values may travel as files on this machine
+
+
+class Work(msgspec.Struct, array_like=True):
+    """Header of a batch on `work.<lane>.<session>`. The body has `count` packed calls."""
+
+    protocol: int
+    session: str
+    token: int
+    count: int
+    profile: Profile
+    expected: float = 0.0  # seconds of work, 0 when unknown
+    alone: bool = False  # announce the start before running: an earlier attempt was lost
+    attempt: int = 1  # for people: the highest attempt number in the batch
+    blobs: tuple[BlobRef, ...] = ()
+
+
+class Report(msgspec.Struct, array_like=True):
+    """Header of a report on `res.<session>.<node>`: `count` tasks of the batch from index `first` on have ended.
+
+    Indices without a mark succeeded. The body has one packed entry for each SUCCEEDED or RAISED task, in order of index.
+    """
+
+    protocol: int
+    token: int
+    first: int
+    count: int
+    node: str
+    slot: int
+    marks: tuple[Mark, ...] = ()
+    seconds: float = 0.0  # wall time of the calls
+    cpu: float = 0.0  # processor seconds
+    blobs: tuple[BlobRef, ...] = ()
+
+
+class Started(msgspec.Struct, array_like=True):
+    """On `ses.<session>.run.<node>`: index `index` of the batch is running now."""
+
+    token: int
+    index: int
+    node: str
+    slot: int
+
+
+class Output(msgspec.Struct, array_like=True):
+    """On `ses.<session>.out.<node>`: lines a task printed."""
+
+    token: int
+    index: int
+    node: str
+    slot: int
+    name: str
+    lines: tuple[tuple[int, str], ...]  # (1 stdout, 2 stderr), text without the newline
+    dropped: int = 0  # lines left out by the rate limit since the last message
+
+
+class Control(msgspec.Struct, array_like=True):
+    """On `ctl.<session>`: a session's wish to every node."""
+
+    kill: tuple[tuple[int, int], ...] = ()  # (token, index) to stop if running, to drop if not
+    gone: bool = False  # the session has ended: stop everything of it
+
+
+class Holding(msgspec.Struct, array_like=True, frozen=True):
+    """A work message that an agent has and has not finished."""
+
+    lane: str
+    sequence: int
+    session: str
+    token: int
+    count: int
+    name: str = ""
+    running: int = -1  # index running now, -1 while it waits for a slot
+    seconds: float = 0.0  # since it started
+
+
+class NodeBeat(msgspec.Struct):
+    """On `node.<node>.beat` each BEAT_S."""
+
+    protocol: int
+    version: str
+    node: str
+    name: str
+    incarnation: str
+    host: str
+    pid: int
+    slots: int
+    busy: int
+    python: str
+    capabilities: dict[str, str]
+    holding: tuple[Holding, ...] = ()
+    runs: int = 0
+    failures: int = 0
+    cpu_seconds: float = 0.0
+    total_seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    code_fetches: int = 0  # blobs of code this agent fetched from the engine
+    leaving: bool = False
+    memory: int = 0  # bytes resident, of the agent
+    slot_pids: tuple[int, ...] = ()
+
+
+class SessionBeat(msgspec.Struct):
+    """On `ses.<session>.beat` each BEAT_S."""
+
+    protocol: int
+    version: str
+    session: str
+    host: str
+    pid: int
+    user: str
+    on_client_loss: str = "kill"
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cpu_seconds: float = 0.0
+    total_seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    lanes: tuple[str, ...] = ()
+    ended: bool = False
+
+
+class LaneRequest(msgspec.Struct):
+    """To `api.lane`: make this lane if it is not there."""
+
+    protocol: int
+    version: str
+    lane: Lane
+
+
+class LaneState(msgspec.Struct):
+    """A lane as the steward sees it: how many slots serve it now, and what the nodes lack when none does."""
+
+    lane: Lane
+    id: str
+    slots: int
+    lacking: tuple[str, ...] = ()
+
+
+class LaneTable(msgspec.Struct):
+    """On `farm.lanes` after each change, and the answer of `api.lanes`."""
+
+    lanes: tuple[LaneState, ...]
+    pythons: tuple[str, ...] = ()  # minor versions that connected nodes offer
+
+
+class Gone(msgspec.Struct):
+    """On `farm.gone`: sessions that have ended, and incarnations that were declared lost."""
+
+    sessions: tuple[str, ...] = ()
+    incarnations: tuple[str, ...] = ()
+
+
+class JoinRequest(msgspec.Struct):
+    """To `api.join`: enrol this public key."""
+
+    protocol: int
+    version: str
+    public: str
+    role: str  # "node" or "client"
+    name: str
+
+
+class Answer(msgspec.Struct):
+    """What an `api` request is answered with: an error text or a result."""
+
+    error: str = ""
+    kind: str = ""  # the name of the error class that the text belongs to
+    result: Any = None
+
+
+def pack(header: msgspec.Struct, body: bytes | bytearray | memoryview = b"") -> bytes:
+    """One frame of a header and its body."""
+    head = msgspec.msgpack.encode(header)
+    return b"".join((_LENGTH.pack(len(head)), head, body))
+
+
+def split(frame: bytes | bytearray | memoryview) -> tuple[memoryview, memoryview]:
+    """The header's bytes and the body of a frame. Raises `BadMessage`."""
+    view = memoryview(frame)
+    if len(view) < 4:
+        raise errors.BadMessage(f"a frame of {len(view)} bytes")
+    (size,) = _LENGTH.unpack(view[:4])
+    if size > _HEADER_BYTES_MAX or size + 4 > len(view):
+        raise errors.BadMessage(f"a header of {size} bytes in a frame of {len(view)}")
+    return view[4 : 4 + size], view[4 + size :]
+
+
+T = TypeVar("T")
+
+
+class Codec(Generic[T]):
+    """Decodes one type of message. What cannot be decoded is a `BadMessage`, never another error."""
+
+    __slots__ = ("_decode", "_kind")
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+
+    def __call__(self, data: bytes | bytearray | memoryview) -> T:
+        try:
+            return self._decode(data)
+        except msgspec.DecodeError as error:
+            raise errors.BadMessage(f"not a {self._kind.__name__}: {error}") from error
+
+
+encode: Final = msgspec.msgpack.Encoder().encode
+read_work: Final = Codec(Work)
+read_report: Final = Codec(Report)
+read_started: Final = Codec(Started)
+read_output: Final = Codec(Output)
+read_control: Final = Codec(Control)
+read_node_beat: Final = Codec(NodeBeat)
+read_session_beat: Final = Codec(SessionBeat)
+read_lane_request: Final = Codec(LaneRequest)
+read_lane_table: Final = Codec(LaneTable)
+read_lane_state: Final = Codec(LaneState)
+read_gone: Final = Codec(Gone)
+read_join: Final = Codec(JoinRequest)
+read_answer: Final = Codec(Answer)
+read_holdings: Final = Codec(tuple[Holding, ...])

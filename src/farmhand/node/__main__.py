@@ -1,0 +1,69 @@
+"""A node agent's process: `python -m farmhand.node`. Started by the supervisor and by `farmhand join`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from farmhand.home.login import options
+from farmhand.home.process import run_loop, start_logging
+from farmhand.model import limits
+from farmhand.model.address import parse_address
+from farmhand.node.agent import Agent, Config
+from farmhand.node.monitor import capabilities
+from farmhand.node.slotproc import become_subreaper
+from farmhand.security.permissions import Role
+
+
+def main() -> None:
+    """Work until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="farmhand-node")
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--key", required=True, type=Path)
+    parser.add_argument("--ca", type=Path)
+    parser.add_argument("--node", required=True, help="id, the name of its credential")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--slots", required=True, type=int)
+    parser.add_argument("--cache", required=True, type=Path)
+    parser.add_argument("--spool", required=True, type=Path)
+    parser.add_argument("--grace", type=float, default=limits.GRACE_S)
+    parser.add_argument("--capability", action="append", default=[])
+    parser.add_argument("--log", type=Path)
+    given = parser.parse_args()
+    start_logging(given.log)
+    become_subreaper()
+    run_loop(_work(given))
+
+
+async def _work(given: argparse.Namespace) -> None:
+    given.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = capabilities(given.slots)
+    for text in given.capability:
+        name, _, value = text.partition("=")
+        found[name.strip().lower()] = value.strip()
+    loop = asyncio.get_running_loop()
+    agent: Agent | None = None
+
+    def leave() -> None:
+        if agent is not None:
+            agent.spawn(agent.leave())
+
+    for name in ("SIGTERM", "SIGINT"):
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            loop.add_signal_handler(getattr(signal, name), leave)
+    while True:
+        config = Config(
+            node=given.node, name=given.name or given.node, slots=given.slots, cache=given.cache, spool=given.spool,
+            capabilities=found, grace=given.grace,
+            options=options(parse_address(given.address), given.key, Role.NODE, given.node, given.ca),
+        )  # fmt: skip
+        agent = Agent(config)
+        if not await agent.run():
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,454 @@
+"""The node agent: takes work from the lanes it satisfies, gives it to its slots, reports how it ended.
+
+The decisions are `core.holding`'s; this file carries them out. No user code runs here, so heartbeats and renewals are
+never late on account of a task. What blocks (files, process tables) is small or goes to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from farmhand import errors
+from farmhand.core import holding
+from farmhand.engine import streams, subjects
+from farmhand.engine.connection import Connection, Options
+from farmhand.engine.stored import Publisher
+from farmhand.engine.wire import Msg
+from farmhand.model import limits, messages
+from farmhand.model.messages import Holding, NodeBeat, Output, Report, Started, Work
+from farmhand.model.outcome import Kind, Mark
+from farmhand.model.version import VERSION
+from farmhand.node import slotwire
+from farmhand.node.codecache import CodeCache
+from farmhand.node.data import Spool
+from farmhand.node.lanes import Lanes
+from farmhand.node.slotproc import Exit, SlotProcess
+
+log = logging.getLogger("farmhand.node")
+
+_read_result = msgspec.msgpack.Decoder(slotwire.SlotResult).decode
+_read_slot_output = msgspec.msgpack.Decoder(slotwire.SlotOutput).decode
+
+
+class Config(msgspec.Struct, kw_only=True):
+    """What a node is told at its start."""
+
+    node: str  # id, safe in a subject
+    name: str  # for people
+    slots: int
+    cache: Path
+    spool: Path  # for large values under way
+    capabilities: dict[str, str]
+    grace: float = limits.GRACE_S
+    options: Options
+
+
+class Cargo(msgspec.Struct):
+    """What the agent keeps with a held message."""
+
+    frame: bytes | bytearray
+    ack: str
+    files: dict[int, str] = {}
+    timers: list[asyncio.TimerHandle] = []
+
+
+class Agent:
+    """One incarnation of a node. `run` returns True when the steward has disowned it and a new one must take its place."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.incarnation = secrets.token_hex(6)
+        self.holder = holding.Holder(config.slots)
+        self.cache = CodeCache(config.cache)
+        self.runs = self.failures = self.bytes_in = self.bytes_out = 0
+        self.cpu_seconds = self.total_seconds = 0.0
+        self.slots: dict[int, SlotProcess] = {}
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[bool] = self._loop.create_future()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._respawn_s: dict[int, float] = {}
+        self.connection: Connection
+        self.publisher: Publisher
+        self.spool: Spool
+        self.lanes: Lanes
+
+    # ---- life
+
+    async def run(self) -> bool:
+        """Work until `leave` is through or the steward disowns this incarnation."""
+        config = self.config
+        config.options.name = f"node:{config.node}:{self.incarnation}"
+        starting = self._loop.create_task(self._start_slots())  # they need no engine
+        try:
+            self.connection = await Connection.open(config.options, retry_forever=True)
+            self.publisher = Publisher(self.connection)
+            self.spool = Spool(config.spool, self.connection, self.publisher)
+            self.lanes = Lanes(self)
+            self._subscribe()
+            await self.lanes.refresh()
+            self._every(limits.BEAT_S, "beat", self._beat)
+            self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
+            self._every(limits.RENEW_S, "renew", self._renew)
+            self._every(limits.MEMORY_CHECK_S, "memory", self._check_memory)
+            await starting
+            return await self._ended
+        finally:
+            starting.cancel()
+            await self._close()
+
+    async def _close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        for slot in self.slots.values():
+            slot.close()
+        if hasattr(self, "connection"):
+            await self.connection.close()
+
+    async def leave(self) -> None:
+        """Take nothing new, finish for the grace, hand the rest back, say goodbye."""
+        if self.holder.leaving:
+            self._ended.done() or self._ended.set_result(False)
+            return
+        log.info("leaving: no new work, up to %g s for what runs", self.config.grace)
+        self.carry_out(self.holder.on_leave())
+        self._beat()
+        deadline = self._loop.time() + self.config.grace
+        while not self.holder.quiet and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        self.carry_out(self.holder.on_grace_over())
+        deadline = self._loop.time() + limits.REQUEST_S
+        while not self.holder.quiet and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        if self.connection.connected:
+            self.connection.publish(f"node.{self.config.node}.bye", self.incarnation.encode())
+        if not self._ended.done():
+            self._ended.set_result(False)
+
+    def _every(self, seconds: float, name: str, action: Any) -> None:
+        def fire() -> None:
+            self._timers[name] = self._loop.call_later(seconds, fire)
+            action()
+
+        self._timers[name] = self._loop.call_later(seconds, fire)
+
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine beside; its failure is logged, never lost."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("background work failed", exc_info=error)
+
+    def _subscribe(self) -> None:
+        connection, node = self.connection, self.config.node
+        connection.subscribe(subjects.control_of_node(node), self._on_node_control)
+        connection.subscribe(subjects.control_of_session("*"), self._on_session_control)
+        connection.subscribe(subjects.LANES, lambda msg: self.lanes.on_table(messages.read_lane_table(msg.data)))
+        connection.subscribe(subjects.GONE, self._on_gone)
+        connection.on_connected.append(self._on_reconnected)
+
+    def _on_reconnected(self) -> None:
+        self._beat()
+        self.carry_out(self.holder.on_connected())
+        self.spawn(self.lanes.refresh())
+
+    # ---- slots
+
+    async def _start_slots(self) -> None:
+        await asyncio.gather(*(self._start_slot(number) for number in range(self.config.slots)))
+
+    async def _start_slot(self, number: int) -> None:
+        slot = SlotProcess(number, self.config.spool, self.config.cache, self._on_slot_frame, self._on_slot_exit)
+        self.slots[number] = slot
+        await slot.start()
+
+    def _on_slot_frame(self, slot: SlotProcess, kind: int, payload: bytes) -> None:
+        if kind == slotwire.RESULT:
+            self._on_result(slot, payload)
+        elif kind == slotwire.OUTPUT:
+            self._on_output(slot, payload)
+        elif kind == slotwire.RETRACTED:
+            self.carry_out(self.holder.on_retracted(slot.number, int(payload), self._loop.time()))
+        elif kind == slotwire.READY:
+            slot.ready = True
+            self._respawn_s.pop(slot.number, None)
+            self.carry_out(self.holder.on_slot_ready(slot.number, self._loop.time()))
+
+    def _on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
+        if self._ended.done() or self.slots.get(slot.number) is not slot:
+            return
+        held = self.holder.by_slot.get(slot.number)
+        name = held.work.profile.name if held else ""
+        log.warning("slot %d %s%s", slot.number, exit_, f" while running {name!r}" if name else "")
+        text = f"slot {slot.number} of node {self.config.name}: {exit_}"
+        mark = Mark(0, Kind.CRASHED, text, exit_.code, exit_.signal, tuple(slot.tail), slot.peak_memory)
+        if held is not None:
+            self.failures += 1
+            self._end_timers(held)
+        self.carry_out(self.holder.on_slot_lost(slot.number, slot.running()[0], mark, self._loop.time()))
+        wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
+        self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
+        if not self.holder.leaving:
+            self._loop.call_later(wait, lambda: self.spawn(self._start_slot(slot.number)))
+
+    def _on_result(self, slot: SlotProcess, payload: bytes) -> None:
+        """Indices have ended: store the report, then tell the holder."""
+        held = self.holder.by_slot.get(slot.number)
+        if held is None:
+            return
+        view = memoryview(payload)
+        size = slotwire.HEAD.unpack_from(view)[0]
+        header = _read_result(view[slotwire.HEAD.size : slotwire.HEAD.size + size])
+        self.runs += header.count
+        self.failures += len(header.marks)
+        self.cpu_seconds += header.cpu
+        self.total_seconds += header.seconds
+        self.bytes_out += len(payload)
+        if slot.tail:
+            slot.tail.clear()
+        report = Report(messages.PROTOCOL, held.work.token, header.first, header.count, self.config.node, slot.number,
+                        header.marks, header.seconds, header.cpu)  # fmt: skip
+        body = view[slotwire.HEAD.size + size :]
+        if header.files:
+            self.spawn(self._report_with_files(held, report, bytes(body), header.files))
+        else:
+            self._store(held, report, body)
+        if held.done + header.count >= held.end:
+            self._end_timers(held)
+        self.carry_out(self.holder.on_reported(slot.number, header.count, self._loop.time()))
+
+    async def _report_with_files(self, held: holding.Held, report: Report, body: bytes,
+                                 files: Iterable[tuple[int, str, int]]) -> None:  # fmt: skip
+        try:
+            report.blobs = await self.spool.upload(held.work, files)
+        except (errors.EngineError, OSError) as error:
+            text = f"the result could not be stored: {error}"
+            report.marks = tuple(Mark(report.first + i, Kind.REFUSED, text) for i in range(report.count))
+            body = b""
+        self._store(held, report, body)
+
+    def _store(self, held: holding.Held, report: Report, body: bytes | memoryview = b"") -> None:
+        subject = subjects.result(held.work.session, self.config.node)
+        frame = messages.pack(report, body)
+        msg_id = f"{report.token}.{report.first}.{self.incarnation}"
+
+        def done(_sequence: int, error: errors.EngineError | None) -> None:
+            if error is None:
+                self.carry_out(self.holder.on_stored(held))
+            elif not self._ended.done():
+                log.warning("a report was not stored (%s), trying again", error)
+                self._loop.call_later(limits.STORE_RETRY_S, lambda: self.publisher.publish(subject, frame, done, msg_id=msg_id))
+
+        self.publisher.publish(subject, frame, done, msg_id=msg_id)
+
+    def _on_output(self, slot: SlotProcess, payload: bytes) -> None:
+        printed = _read_slot_output(payload)
+        if printed.dropped >= 0:
+            slot.tail.extend(text for _, text in printed.lines[-limits.TAIL_LINES :])
+        held = self.holder.by_slot.get(slot.number)
+        if held is not None and held.work.profile.output:
+            work = held.work
+            output = Output(work.token, printed.index, self.config.node, slot.number, work.profile.name, printed.lines,
+                            max(0, printed.dropped))  # fmt: skip
+            self.connection.publish(subjects.output(work.session, self.config.node), messages.encode(output))
+
+    # ---- work arrives
+
+    def on_work(self, lane: str, msg: Msg, *, wait: bool) -> None:
+        """The engine delivered a message of a lane."""
+        parts = msg.reply.split(".")
+        sequence, pending = int(parts[-4]), int(parts[-1])
+        try:
+            header, _ = messages.split(msg.data)
+            work = messages.read_work(header)
+        except errors.BadMessage as error:
+            log.error("a work message in lane %s cannot be read: %s", lane, error)
+            self.connection.publish(msg.reply, b"+TERM")
+            return
+        self.bytes_in += len(msg.data)
+        cargo = Cargo(msg.data, msg.reply, {}, [])
+        self.carry_out(self.holder.on_message(lane, sequence, work, pending, self._loop.time(), cargo, wait=wait))  # type: ignore[arg-type]
+
+    def carry_out(self, effects: list[holding.Effect]) -> None:
+        """Do what the holder decided."""
+        for effect in effects:
+            match effect:
+                case holding.Start():
+                    self._start(effect.held)
+                case holding.Pull():
+                    self.lanes.pull(effect.lane, wait=effect.wait)
+                case holding.Ack():
+                    self.connection.publish(effect.held.cargo.ack, b"+ACK")
+                    self.spool.remove(effect.held.cargo.files.values())
+                case holding.Nak():
+                    self.connection.publish(effect.held.cargo.ack, b"-NAK")
+                case holding.Finish():
+                    report = Report(messages.PROTOCOL, effect.held.work.token, effect.first, effect.count, self.config.node, -1,
+                                    effect.marks)  # fmt: skip
+                    self._store(effect.held, report)
+                case holding.Retract():
+                    self.slots[effect.slot].write(slotwire.RETRACT)
+                case holding.Drop():
+                    self.slots[effect.slot].write(slotwire.DROP, str(effect.index).encode())
+                case holding.KillSlot():
+                    self.slots[effect.slot].kill()
+
+    def _start(self, held: holding.Held) -> None:
+        work = held.work
+        if work.protocol != messages.PROTOCOL:
+            self._refuse(held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one")
+            return
+        profile = work.profile
+        wanted = [h for h in (profile.code, *profile.bundles, profile.initializer, profile.initargs) if h]
+        if self.cache.missing(wanted) or work.blobs:
+            self.spawn(self._fetch_and_run(held, wanted))
+        else:
+            self._run(held)
+
+    async def _fetch_and_run(self, held: holding.Held, wanted: list[str]) -> None:
+        try:
+            await self.cache.ensure(self.connection, wanted)
+            held.cargo.files = await self.spool.download(held.work)
+        except (errors.FarmhandError, OSError, TimeoutError) as error:
+            self._refuse(held, f"its code or data could not be fetched: {error}")
+            return
+        if held.state is holding.HeldState.RUNNING:
+            self._run(held)
+
+    def _refuse(self, held: holding.Held, why: str) -> None:
+        """End a message whose slot has not been touched."""
+        slot = held.slots[0]
+        marks = tuple(Mark(i, Kind.REFUSED, why) for i in range(held.work.count))
+        self._store(held, Report(messages.PROTOCOL, held.work.token, 0, held.work.count, self.config.node, slot, marks))
+        self.carry_out(self.holder.on_reported(slot, held.work.count, self._loop.time()))
+
+    def _run(self, held: holding.Held) -> None:
+        work, number = held.work, held.slots[0]
+        slot = self.slots[number]
+        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), str(self.config.spool), work.attempt)
+        if work.alone:
+            self._announce(held, 0)
+        slot.run(run, held.cargo.frame)
+        timers = held.cargo.timers
+        timers.append(self._loop.call_later(limits.STARTED_NOTICE_S, self._announce_running, held, slot))
+        if work.profile.timeout:
+            timers.append(self._loop.call_later(work.profile.timeout, self._check_timeout, held, slot))
+
+    def _end_timers(self, held: holding.Held) -> None:
+        for timer in held.cargo.timers:
+            timer.cancel()
+        held.cargo.timers.clear()
+
+    def _announce_running(self, held: holding.Held, slot: SlotProcess) -> None:
+        index, _ = slot.running()
+        if index >= 0 and held.state is holding.HeldState.RUNNING:
+            self._announce(held, index)
+
+    def _announce(self, held: holding.Held, index: int) -> None:
+        notice = Started(held.work.token, index, self.config.node, held.slots[0])
+        self.connection.publish(subjects.started(held.work.session, self.config.node), messages.encode(notice))
+
+    def _check_timeout(self, held: holding.Held, slot: SlotProcess) -> None:
+        """The first task may have run for `timeout`; later ones of the batch get the rest of theirs."""
+        if held.state is not holding.HeldState.RUNNING or self.slots.get(slot.number) is not slot:
+            return
+        timeout = held.work.profile.timeout
+        index, began = slot.running()
+        left = began + timeout - time.monotonic() if index >= 0 else timeout
+        if index >= 0 and left <= 0:
+            self.carry_out(self.holder.on_overtime(slot.number, index, Kind.TIMED_OUT))
+        else:
+            held.cargo.timers.append(self._loop.call_later(max(left, 0.001), self._check_timeout, held, slot))
+
+    # ---- orders
+
+    def _on_session_control(self, msg: Msg) -> None:
+        control = messages.read_control(msg.data)
+        if control.gone:
+            self.carry_out(self.holder.on_session_gone(msg.subject.split(".")[1]))
+        for token, index in control.kill:
+            held = next((h for h in self.holder.by_slot.values() if h.work.token == token), None)
+            running = self.slots[held.slots[0]].running()[0] if held else -1
+            self.carry_out(self.holder.on_kill(token, index, running))
+
+    def _on_node_control(self, msg: Msg) -> None:
+        """The steward asks what we hold."""
+        self.connection.publish(msg.reply, messages.encode(self._holding()))
+
+    def _on_gone(self, msg: Msg) -> None:
+        gone = messages.read_gone(msg.data)
+        for session in gone.sessions:
+            self.carry_out(self.holder.on_session_gone(session))
+        if self.incarnation in gone.incarnations and not self._ended.done():
+            log.warning("this node was believed lost and its work given to others; starting afresh")
+            self.carry_out(self.holder.on_disowned())
+            self._ended.set_result(True)
+
+    # ---- time
+
+    def _on_tick(self) -> None:
+        now = self._loop.time()
+        effects = self.holder.on_tick(now)
+        for effect in effects:
+            if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
+                self._announce_running(held, self.slots[effect.slot])
+        self.carry_out(effects)
+
+    def _renew(self) -> None:
+        for held in self.holder.held.values():
+            self.connection.publish(held.cargo.ack, b"+WPI")
+
+    def _check_memory(self) -> None:
+        from farmhand.node import monitor
+
+        for number, held in list(self.holder.by_slot.items()):
+            slot = self.slots[number]
+            if not held.work.profile.memory and self._loop.time() - held.started_at < limits.BEAT_S:
+                continue
+            used = monitor.tree_memory(slot.pid) if held.work.profile.memory else monitor.memory(slot.pid)
+            slot.peak_memory = max(slot.peak_memory, used)
+            if held.work.profile.memory and used > held.work.profile.memory:
+                slot.tail.append(f"used {used} bytes, {held.work.profile.memory} were granted")
+                self.carry_out(self.holder.on_overtime(number, slot.running()[0], Kind.OUT_OF_MEMORY))
+
+    def _holding(self) -> tuple[Holding, ...]:
+        now, found = self._loop.time(), []
+        for held in self.holder.held.values():
+            work, running, seconds = held.work, -1, 0.0
+            if held.state is holding.HeldState.RUNNING:
+                running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
+            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds))
+        return tuple(found)
+
+    def _beat(self) -> None:
+        from farmhand.node import monitor
+
+        config = self.config
+        beat = NodeBeat(
+            messages.PROTOCOL, VERSION, config.node, config.name, self.incarnation, socket.gethostname(), os.getpid(),
+            config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
+            self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
+            self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),
+            tuple(slot.pid for slot in self.slots.values()),
+        )  # fmt: skip
+        self.connection.publish(subjects.beat_of_node(config.node), messages.encode(beat))
+
+
+__all__ = ["Agent", "Config", "Work", "streams"]

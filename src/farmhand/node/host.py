@@ -1,0 +1,348 @@
+"""The supervisor of one machine's farm processes: the engine, the steward and the nodes.
+
+It starts them, restarts what dies, and ends them all when it is told to: by a signal, or, for an embedded farm, by the end of
+its standard input, which the client's death closes too. It runs no loop and holds no connection, so there is little in it
+that can fail. One thread per child waits for its end and puts that on a queue; the main thread decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from farmhand import errors
+from farmhand.engine.broker import ANY_PORT, Broker, BrokerConfig
+from farmhand.engine.broker_config import is_loopback
+from farmhand.home import paths
+from farmhand.model import limits
+from farmhand.model.address import Address, parse_address
+from farmhand.model.version import VERSION
+from farmhand.security.accounts import User, UserStore, new_token
+from farmhand.security.nkeys import KeyPair, store_seed
+from farmhand.security.permissions import Role
+
+log = logging.getLogger("farmhand.host")
+
+RESTART_FIRST_S: Final = 0.05
+RESTART_MAX_S: Final = 5.0
+STEADY_S: Final = 10.0  # a child that lived so long starts its next back-off from the beginning
+OWNER: Final = "owner"  # the client credential of the user who runs the farm
+
+
+class HostConfig(msgspec.Struct, kw_only=True):
+    """What to run. `nodes` lists the slots of each node on this machine."""
+
+    folder: Path
+    nodes: tuple[int, ...]
+    listen: str = "127.0.0.1"
+    port: int = ANY_PORT
+    websocket_port: int | None = None
+    insecure_plaintext: bool = False
+    durable: bool = True  # False: keys and settings need not survive a power cut (embedded farms)
+    power: bool = False  # every stored message waits for the disk
+    max_file_store: int | None = None
+    grace: float = limits.GRACE_S
+    capabilities: tuple[str, ...] = ()
+    quick_end: bool = False  # an embedded farm's work is done when it ends: nothing to wait for
+    cache: Path | None = None
+
+
+class Child:
+    """A process that is kept alive."""
+
+    def __init__(self, name: str, command: list[str], events: queue.SimpleQueue[tuple[str, str]]) -> None:
+        self.name = name
+        self._command = command
+        self._events = events
+        self.process: subprocess.Popen[bytes] | None = None
+        self.wait_s = RESTART_FIRST_S
+        self.started_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process else 0
+
+    def start(self, environment: dict[str, str]) -> None:
+        """Spawn it; its end comes as an event."""
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        process = self.process
+
+        def wait() -> None:
+            process.wait()
+            self._events.put(("ended", self.name))
+
+        threading.Thread(target=wait, name=f"wait-{self.name}", daemon=True).start()
+
+    def pause(self) -> float:
+        """Seconds to wait before the next start."""
+        if time.monotonic() - self.started_at > STEADY_S:
+            self.wait_s = RESTART_FIRST_S
+        wait, self.wait_s = self.wait_s, min(self.wait_s * 2, RESTART_MAX_S)
+        return wait
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for its end; False when it still runs after `timeout` seconds."""
+        if self.process is None:
+            return True
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+class Host:
+    """See the head of this file. `run(on_ready)` blocks until the farm has ended."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self.config = config
+        self.folder = paths.FarmFolder(config.folder)
+        self.events: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._children: dict[str, Child] = {}
+        self._stopping = False
+        self._pin = ""  # of the farm's CA, when it has one
+        self._local = is_loopback(config.listen)
+        self._spool = paths.shared_memory() / f"farmhand-{secrets.token_hex(6)}"
+        self._broker: Broker
+        self._users: UserStore
+        self._content: paths.FarmFile
+
+    # ---- starting
+
+    def run(self, on_ready: Callable[[paths.FarmFile], None]) -> None:
+        """Start everything, say `on_ready(farm_file)`, keep it running until `stop` or an end of input.
+
+        Raises: what the engine's start raises; nothing is left running then.
+        """
+        self.folder.make()
+        self._spool.mkdir(mode=0o700)
+        try:
+            self._prepare_users()
+            self._broker = Broker(self._broker_config(), on_exit=lambda _code: self.events.put(("ended", "engine")))
+            self._broker.start()
+            self._start_children()
+            self._content = self._describe()
+            self.folder.write(self._content)
+            on_ready(self._content)
+            self._supervise()
+        finally:
+            self._end_all()
+            self.folder.file.unlink(missing_ok=True)
+            shutil.rmtree(self._spool, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End the farm. Safe from a signal handler and from any thread."""
+        self.events.put(("stop", ""))
+
+    def _prepare_users(self) -> None:
+        """Keys for our own parts, made at the first start."""
+        self._users = UserStore(self.folder.root, durable=self.config.durable)
+        wanted = [(Role.STEWARD, "steward"), (Role.SYSTEM, "system"), (Role.CLIENT, OWNER)]
+        wanted += [(Role.NODE, self._node_name(i)) for i in range(len(self.config.nodes))]
+        users = []
+        for role, name in wanted:
+            path = self.folder.key(name)
+            if not path.exists():
+                pair = KeyPair.generate()
+                store_seed(path, pair, durable=self.config.durable)
+                users.append(User(role=role, name=name, public_key=pair.public))
+        if users:
+            self._users.add(*users, replace=True)
+        if not self._users.load().join_token:
+            self._users.set_join_token(new_token())
+        self._users.write_conf()
+
+    def _node_name(self, index: int) -> str:
+        host = "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:40] or "node"
+        return host if index == 0 else f"{host}-{index + 1}"
+
+    def _broker_config(self) -> BrokerConfig:
+        config, folder = self.config, self.folder
+        cert: Path | None = None
+        key: Path | None = None
+        if not self._local and not config.insecure_plaintext:
+            from farmhand.security import authority
+
+            files = authority.prepare(folder.tls, authority.listen_names(config.listen))
+            cert, key, self._pin = files.cert, files.key, files.pin
+        before = folder.read()
+        port = config.port
+        if port == ANY_PORT and before is not None and before.port:
+            port = before.port
+        return BrokerConfig(
+            folder=folder.engine, store_dir=folder.engine / "store", users_conf=self._users.conf_path, host=config.listen,
+            port=port, websocket_port=config.websocket_port, tls_cert=cert, tls_key=key,
+            insecure_plaintext=config.insecure_plaintext, sync_always=config.power, max_file_store=config.max_file_store,
+            log_file=folder.logs / "engine.log",
+        )  # fmt: skip
+
+    def _start_children(self) -> None:
+        address, keys = self._broker.address, self.folder.keys
+        ca = ["--ca", str(self.folder.ca)] if self._broker.config.tls else []
+        base = [sys.executable, "-m"]
+        steward = [*base, "farmhand.steward", "--address", address, "--keys", str(keys), "--users", str(self.folder.root),
+                   "--log", str(self.folder.logs / "steward.log"), *ca]  # fmt: skip
+        self._children["steward"] = Child("steward", steward, self.events)
+        cache = self.config.cache or paths.cache()
+        for index, slots in enumerate(self.config.nodes):
+            name = self._node_name(index)
+            command = [*base, "farmhand.node", "--address", address, "--key", str(self.folder.key(name)), "--node", name,
+                       "--slots", str(slots), "--cache", str(cache), "--spool", str(self._spool / name),
+                       "--grace", str(self.config.grace), "--log", str(self.folder.logs / f"node-{name}.log"), *ca]  # fmt: skip
+            for capability in self.config.capabilities:
+                command += ["--capability", capability]
+            self._children[name] = Child(name, command, self.events)
+        for child in self._children.values():
+            child.start(self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "FARMHAND_HOST_PID": str(os.getpid())}
+
+    def _describe(self) -> paths.FarmFile:
+        address = self._broker.address
+        ports = self._broker.ports
+        assert ports is not None
+        return paths.FarmFile(
+            address=address, pid=os.getpid(), version=VERSION, engine_pid=self._broker.pid,
+            steward_pid=self._children["steward"].pid,
+            node_pids=tuple(child.pid for name, child in self._children.items() if name != "steward"),
+            join_line=self._join_line(parse_address(address)), port=ports.nats, spool=str(self._spool) if self._local else "",
+        )  # fmt: skip
+
+    def _join_line(self, address: Address) -> str:
+        from farmhand.security.joinline import JoinLine
+
+        if not self._local:
+            address = msgspec.structs.replace(address, host=self._public_host())
+        line = JoinLine(msgspec.structs.replace(address, token="", pin=""), self._users.load().join_token, self._pin,
+                        self.config.insecure_plaintext and not self._local)  # fmt: skip
+        return str(line)
+
+    def _public_host(self) -> str:
+        """What another machine is told: the address listened on, or this machine's name for a wildcard."""
+        return socket.gethostname() if self.config.listen in ("0.0.0.0", "::") else self.config.listen  # noqa: S104
+
+    # ---- running
+
+    def _supervise(self) -> None:
+        while True:
+            kind, name = self.events.get()
+            if kind == "stop":
+                return
+            if kind == "start":
+                self._restart(name)
+            elif kind == "ended" and not self._stopping:
+                log.warning("%s has ended", name)
+                self._restart_later(name)
+
+    def _restart_later(self, name: str) -> None:
+        wait = RESTART_FIRST_S if name == "engine" else self._children[name].pause()
+        timer = threading.Timer(wait, lambda: self.events.put(("start", name)))
+        timer.daemon = True
+        timer.start()
+
+    def _restart(self, name: str) -> None:
+        if name != "engine":
+            self._children[name].start(self._environment())
+        elif not self._broker.alive:
+            try:
+                self._broker.start()
+            except errors.EngineError as error:
+                log.error("the engine could not be started again: %s", error)
+                self._restart_later(name)
+                return
+        self._content = self._describe()
+        self.folder.write(self._content)
+
+    # ---- ending
+
+    def _end_all(self) -> None:
+        """Nodes first, while there is an engine to report to; then the steward, then the engine."""
+        self._stopping = True
+        grace = 0.0 if self.config.quick_end else self.config.grace + limits.REQUEST_S + 2.0
+        nodes = [child for name, child in self._children.items() if name != "steward"]
+        steward = [self._children["steward"]] if "steward" in self._children else []
+        self._end(nodes, grace)
+        self._end(steward, 0.0 if self.config.quick_end else 2.0)
+        if hasattr(self, "_broker"):
+            if self.config.quick_end:
+                self._broker.kill()
+            else:
+                self._broker.stop()
+
+    def _end(self, children: list[Child], grace: float) -> None:
+        if grace:
+            for child in children:
+                child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        for child in children:
+            if grace and child.wait(max(0.0, deadline - time.monotonic())):
+                continue
+            child.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+            child.wait(5.0)
+
+
+def stop_at_end_of_input(host: Host) -> None:
+    """The embedded farm's client holds the other end of our standard input; its death closes it."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        host.stop()
+
+    threading.Thread(target=watch, name="watch-input", daemon=True).start()
+
+
+def main() -> None:
+    """Entry point of an embedded farm's supervisor. The configuration comes as the first line of the input, as JSON."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return
+        line += byte
+    config = msgspec.json.decode(line, type=HostConfig, dec_hook=lambda _type, value: Path(value))
+    host = Host(config)
+    for name in ("SIGTERM", "SIGINT"):
+        signal.signal(getattr(signal, name), lambda *_: host.stop() if name == "SIGTERM" else None)
+    stop_at_end_of_input(host)
+
+    def ready(content: paths.FarmFile) -> None:
+        _say({"farm": msgspec.to_builtins(content)})
+
+    try:
+        host.run(ready)
+    except errors.FarmhandError as error:
+        _say({"error": str(error), "kind": type(error).__name__})
+        sys.exit(1)
+
+
+def _say(content: dict[str, object]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, msgspec.json.encode(content) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The lanes that a node serves, and its requests for work to each of them.
+
+A delivered message carries the subject it was published to, not the inbox it was asked from, so each lane has two
+subscriptions: one for requests that stay open, one for those that the engine answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from farmhand import errors
+from farmhand.engine import subjects
+from farmhand.engine.connection import Subscription
+from farmhand.engine.wire import Msg
+from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId
+from farmhand.model.messages import LaneTable
+
+if TYPE_CHECKING:
+    from farmhand.node.agent import Agent
+
+log = logging.getLogger("farmhand.node")
+
+_WAIT: Final = msgspec.json.encode({"batch": 1, "expires": int(limits.FREE_PULL_S * 1e9)})
+_NO_WAIT: Final = msgspec.json.encode({"batch": 1, "no_wait": True})
+_PULL_ENDED: Final = frozenset({404, 408, 409, 503})  # nothing there, time over, the consumer changed, it is gone
+
+
+class Lanes:
+    """Keeps the holder's list of lanes in step with the steward's table."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._inboxes: dict[LaneId, tuple[Subscription, Subscription]] = {}
+
+    async def refresh(self) -> None:
+        """Ask the steward for the table. When it does not answer, its next announcement will do."""
+        try:
+            msg = await self._agent.connection.request(subjects.api("lanes"))
+            answer = messages.read_answer(msg.data)
+            self.on_table(msgspec.convert(answer.result, LaneTable))
+        except (errors.EngineError, TimeoutError, msgspec.ValidationError) as error:
+            log.debug("no table of lanes from the steward: %s", error)
+
+    def on_table(self, table: LaneTable) -> None:
+        """The steward's table of lanes: serve those whose needs this node meets."""
+        config = self._agent.config
+        python = own_python()
+        mine = [s.lane for s in table.lanes if not s.lane.lacks(config.capabilities, (python,))]
+        wanted = {lane.id for lane in mine}
+        for gone in set(self._inboxes) - wanted:
+            for subscription in self._inboxes.pop(gone):
+                subscription.close()
+        for lane in wanted - set(self._inboxes):
+            self._inboxes[lane] = (self._listen(lane, wait=True), self._listen(lane, wait=False))
+        self._agent.carry_out(self._agent.holder.on_lanes(mine))
+
+    def _listen(self, lane: LaneId, *, wait: bool) -> Subscription:
+        agent = self._agent
+
+        def on_msg(msg: Msg) -> None:
+            if not msg.status:
+                agent.on_work(lane, msg, wait=wait)
+            elif msg.status in _PULL_ENDED:
+                agent.carry_out(agent.holder.on_pull_ended(lane, wait=wait))
+
+        return agent.connection.subscribe(self._inbox(lane, wait=wait), on_msg)
+
+    def _inbox(self, lane: LaneId, *, wait: bool) -> str:
+        return f"{self._agent.config.options.inbox}.{'w' if wait else 'n'}.{lane}"
+
+    def pull(self, lane: LaneId, *, wait: bool) -> None:
+        """Ask for one message."""
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.WORK.{subjects.consumer(lane)}"
+        self._agent.connection.publish(subject, _WAIT if wait else _NO_WAIT, reply=self._inbox(lane, wait=wait))
+
+
+def own_python() -> str:
+    """This interpreter's minor version, for example `3.11`."""
+    import sys
+
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

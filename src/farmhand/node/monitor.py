@@ -1,0 +1,81 @@
+"""What the agent measures about processes and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+def memory(pid: int) -> int:
+    """Resident bytes of one process, 0 when it is gone. On Linux one read of /proc, 10 us."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        pass
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def tree_memory(pid: int) -> int:
+    """Resident bytes of a process and everything it started."""
+    from farmhand.node.slotproc import descendants
+
+    return memory(pid) + sum(memory(child) for child in descendants(pid))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity and its cgroup's quota, whichever is less; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cores()
+    return max(1, min(cores, int(quota))) if quota else max(1, cores)
+
+
+def _cgroup_cores() -> float:
+    """The quota of the control group in cores, 0 when there is none. Version 2 first, then version 1."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return 0.0 if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
+        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
+        return quota_us / period_us if quota_us > 0 else 0.0
+    except (OSError, ValueError):
+        return 0.0
+
+
+def total_memory() -> int:
+    """Bytes of memory on this machine, or of its control group when that is less."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = int(Path("/sys/fs/cgroup", name).read_text())
+            return min(total, limit) if limit > 0 else total
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def capabilities(slots: int) -> dict[str, str]:
+    """What a node finds out about itself."""
+    machine = platform.machine().lower()
+    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux" if sys.platform.startswith("linux") else sys.platform)
+    return {
+        "os": system,
+        "cpu": machine,
+        "platform": f"{system}-{machine}",
+        "cpus": str(slots),
+        "mem": str(total_memory()),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }

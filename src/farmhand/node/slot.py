@@ -1,0 +1,357 @@
+"""A slot: a child process of a node that runs one task at a time.
+
+The main thread runs user code and nothing else may block it. A reader thread takes frames from the agent, so that the
+agent can take back what has not started and collect what is done while a task runs. The claim on a task is the removal
+of its index from `_pending`, which either thread does in one atomic step.
+
+Nothing of the agent's is in this process: no loop, no engine, no credentials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import mmap
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from farmhand.code.failure import pack_exception
+from farmhand.code.load import Loader
+from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
+from farmhand.model import limits
+from farmhand.model.messages import Profile, Work, read_work, split
+from farmhand.model.outcome import Kind, Mark
+from farmhand.node import slotwire
+from farmhand.node.output import Printer
+
+_FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
+_FLUSH_BYTES: Final = 256 * 1024
+_read_run: Final = msgspec.msgpack.Decoder(slotwire.Run).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+_ATOMS: Final = frozenset({int, float, bool, type(None)})
+
+
+class Batch:
+    """A work message being run: what is left to start, and what is done but not sent."""
+
+    def __init__(self, work: Work, run: slotwire.Run, entries: list[Any]) -> None:
+        self.work = work
+        self.run = run
+        self.entries = entries
+        self.files = dict(run.files)
+        self.pending = deque(range(work.count))
+        self.dropped = set(run.dropped)
+        self.first = 0  # first index not sent yet
+        self.values: list[Any] = []  # packed results and exceptions, in order of index
+        self.marks: list[Mark] = []
+        self.out_files: list[tuple[int, str, int]] = []
+        self.count = 0  # indices ended since `first`
+        self.bytes = 0
+        self.seconds = 0.0
+        self.cpu_at = time.process_time()
+        self.flush_at = 0.0
+
+
+class Slot:
+    """The process's state. `serve` never returns: the process ends when the agent closes the pipe or kills it."""
+
+    def __init__(self, number: int, cache: Path, progress: Path, source: BinaryIO, sink: BinaryIO) -> None:
+        self.number = number
+        self._cache = cache
+        self._source = source
+        self._sink = sink
+        self._send_lock = threading.Lock()
+        self._lock = threading.Lock()  # of the batch's results
+        self._inbox: queue.SimpleQueue[tuple[slotwire.Run, Work, memoryview]] = queue.SimpleQueue()
+        self._batch: Batch | None = None
+        self._loader = Loader(cache)
+        self._progress = _map_progress(progress)
+        self._initialized = ("", "")  # whose initializer ran last, and its error text
+        self.printer = Printer(self._send_output)
+
+    # ---- frames
+
+    def send(self, kind: int, payload: bytes = b"") -> None:
+        """Write one frame; safe from any thread."""
+        data = slotwire.frame(kind, payload)
+        with self._send_lock:
+            self._sink.write(data)
+            self._sink.flush()
+
+    def _send_output(self, index: int, lines: tuple[tuple[int, str], ...], dropped: int) -> None:
+        self.send(slotwire.OUTPUT, _encode(slotwire.SlotOutput(index, lines, dropped)))
+
+    def read_forever(self) -> None:
+        """The reader thread. The end of the pipe is the end of the agent, and so of this process and its children."""
+        frames = slotwire.Frames(self._on_frame)
+        with contextlib.suppress(OSError, ValueError):
+            while data := os.read(self._source.fileno(), 1 << 18):
+                frames.feed(data)
+        end_process_group()
+
+    def _on_frame(self, kind: int, payload: bytes) -> None:
+        if kind == slotwire.RUN:
+            (size,) = slotwire.HEAD.unpack_from(payload)[:1]
+            view = memoryview(payload)
+            run = _read_run(view[slotwire.HEAD.size : slotwire.HEAD.size + size])
+            header, body = split(view[slotwire.HEAD.size + size :])
+            self._inbox.put((run, read_work(header), body))
+        elif kind == slotwire.RETRACT:
+            self._retract()
+        elif kind == slotwire.DROP and self._batch is not None:
+            self._batch.dropped.add(int(payload))
+
+    def _retract(self) -> None:
+        """Give back what is not started and send what is done; the running task stays."""
+        batch = self._batch
+        if batch is None:
+            return
+        first = batch.work.count
+        with contextlib.suppress(IndexError):
+            while True:
+                first = batch.pending.pop()
+        self._flush(batch)
+        self.send(slotwire.RETRACTED, str(first).encode())
+
+    # ---- running
+
+    def serve(self) -> None:
+        """Run batches until the process ends."""
+        self.send(slotwire.READY)
+        while True:
+            run, work, body = self._inbox.get()
+            self._run_batch(run, work, body)
+
+    def _run_batch(self, run: slotwire.Run, work: Work, body: memoryview) -> None:
+        try:
+            batch = Batch(work, run, unpack_values(body))
+            function = self._prepare(work.session, work.profile)
+        except BaseException as error:
+            self._refuse(work, error)
+            return
+        self._batch = batch
+        self.printer.enabled = True
+        try:
+            while True:
+                try:
+                    index = batch.pending.popleft()
+                except IndexError:
+                    break
+                if index in batch.dropped:
+                    with self._lock:
+                        batch.marks.append(Mark(index, Kind.KILLED))
+                        batch.count += 1
+                    continue
+                self._run_one(batch, function, index)
+        finally:
+            self._batch = None
+            slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
+        self.printer.flush()
+        self._flush(batch)
+
+    def _run_one(self, batch: Batch, function: Any, index: int) -> None:
+        """One call, from its entry to its packed result. Whatever it raises is its result."""
+        self.printer.index = index
+        began = time.monotonic_ns()
+        slotwire.PROGRESS.pack_into(self._progress, 0, index, began)
+        mark: Mark | None = None
+        size = 32
+        try:
+            entry = batch.entries[index]
+            batch.entries[index] = None  # so that a large argument is free while the next task runs
+            if index in batch.files:
+                with open(batch.files[index], "rb", buffering=0) as file:
+                    value = self._loader.call_from(function, _Lines(file))
+            else:
+                value = self._loader.call(function, entry)
+            del entry
+            if value.__class__ in _ATOMS:
+                packed: Any = (value,)
+            else:
+                packed, size = self._pack(batch, index, value)
+            del value
+        except BaseException as error:
+            mark = Mark(index, Kind.RAISED, type(error).__name__)
+            note = f"raised in task {batch.work.profile.name!r} on slot {self.number}, attempt {batch.run.attempt}"
+            packed = pack_exception(error, note)
+            size = len(packed)
+            del error
+        ended = time.monotonic_ns()
+        with self._lock:
+            if mark is not None:
+                batch.marks.append(mark)
+            batch.values.append(packed)
+            batch.count += 1
+            batch.bytes += size
+            batch.seconds += (ended - began) / 1e9
+        if self.printer.partial:
+            self.printer.flush()
+        now = ended / 1e9
+        if batch.count == 1:
+            batch.flush_at = now + _FLUSH_S
+        if batch.pending and (now >= batch.flush_at or batch.bytes >= _FLUSH_BYTES):
+            self._flush(batch)
+
+    def _pack(self, batch: Batch, index: int, value: Any) -> tuple[Any, int]:
+        """The result's entry, or a file beside the message for a large one."""
+        if estimate_size((value,), {}) >= limits.INLINE_BYTES_MAX:
+            return self._pack_file(batch, index, value)
+        packed = pack_result(value)
+        size = len(packed) if isinstance(packed, bytes) else 64
+        if size >= limits.INLINE_BYTES_MAX:
+            path = self._spool_path(batch, index)
+            path.write_bytes(packed)
+            batch.out_files.append((index, str(path), size))
+            return None, 64
+        return packed, size
+
+    def _pack_file(self, batch: Batch, index: int, value: Any) -> tuple[Any, int]:
+        path = self._spool_path(batch, index)
+        try:
+            with path.open("wb") as file:
+                write_result(value, file.write)
+                size = file.tell()
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        batch.out_files.append((index, str(path), size))
+        return None, 64
+
+    def _spool_path(self, batch: Batch, index: int) -> Path:
+        return Path(batch.run.spool) / f"r-{batch.work.session}-{batch.work.token:x}-{index}"
+
+    def _flush(self, batch: Batch) -> None:
+        """Send what has ended since the last time."""
+        with self._lock:
+            if not batch.count:
+                return
+            cpu = time.process_time()
+            header = slotwire.SlotResult(batch.first, batch.count, tuple(batch.marks), batch.seconds, cpu - batch.cpu_at,
+                                         tuple(batch.out_files))  # fmt: skip
+            values, batch.values = batch.values, []
+            batch.first += batch.count
+            batch.count, batch.bytes, batch.seconds, batch.cpu_at = 0, 0, 0.0, cpu
+            batch.marks, batch.out_files = [], []
+            head = _encode(header)
+            body = pack_values(values)
+            self.send(slotwire.RESULT, b"".join((slotwire.HEAD.pack(len(head), 0), head, body)))
+
+    def _refuse(self, work: Work, error: BaseException) -> None:
+        """The batch cannot be started at all: its code or its data cannot be loaded, or the initializer failed."""
+        kind = Kind.INITIALIZER if isinstance(error, InitializerError) else Kind.REFUSED
+        text = str(error) if kind is Kind.INITIALIZER else f"{type(error).__name__}: {error}"
+        marks = tuple(Mark(index, kind, text) for index in range(work.count))
+        head = _encode(slotwire.SlotResult(0, work.count, marks, 0.0, 0.0))
+        self.send(slotwire.RESULT, b"".join((slotwire.HEAD.pack(len(head), 0), head, pack_values([]))))
+
+    def _prepare(self, session: str, profile: Profile) -> Any:
+        """The callable of a profile, with the session's modules in place and its initializer run."""
+        loader = self._loader
+        for bundle in profile.bundles:
+            if not loader.has_bundle(bundle):
+                loader.add_bundle(bundle, self._blob(bundle))
+        if profile.initializer:
+            self._initialize(session, profile)
+        known = loader.has_code(profile.code, profile.bundles)
+        return loader.load_code(profile.code, b"" if known else self._blob(profile.code), profile.bundles)
+
+    def _blob(self, code: str) -> bytes:
+        return (self._cache / "blobs" / code).read_bytes()
+
+    def _initialize(self, session: str, profile: Profile) -> None:
+        """Once for each session that comes to this slot; a failure is remembered and stays."""
+        key = f"{session}.{profile.initializer}.{profile.initargs}"
+        if self._initialized[0] != key:
+            problem = ""
+            try:
+                code, entry = self._blob(profile.initializer), self._blob(profile.initargs)
+                self._loader.run_initializer(profile.initializer, code, profile.bundles, entry)
+            except BaseException as error:
+                problem = f"{type(error).__name__}: {error}"
+            self._initialized = (key, problem)
+        if problem := self._initialized[1]:
+            raise InitializerError(f"the initializer failed on slot {self.number}: {problem}")
+
+
+class InitializerError(Exception):
+    """The session's initializer raised in this slot."""
+
+
+class _Lines:
+    """A raw file for the unpickler: reads straight into place, and has the `readline` that it insists on."""
+
+    def __init__(self, file: Any) -> None:
+        self.readinto = file.readinto
+        self._file = file
+        self.readline = file.readline
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes unless the file ends; a raw read may bring less."""
+        data = self._file.read(size)
+        while data and len(data) < size:
+            more = self._file.read(size - len(data))
+            if not more:
+                break
+            data += more
+        return bytes(data)
+
+
+def _map_progress(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), slotwire.PROGRESS.size)
+
+
+def end_process_group() -> None:
+    """Leave at once and take every child along."""
+    if os.name == "posix":
+        with contextlib.suppress(OSError):
+            os.killpg(os.getpgrp(), signal.SIGKILL)  # the agent made this process the leader of its own group
+    os._exit(0)
+
+
+def die_with_parent() -> None:
+    """Linux: the kernel kills this process when the agent dies, even while user code holds the interpreter."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> None:
+    """Entry point of the child process; `farmhand.node.slotproc` starts it."""
+    parser = argparse.ArgumentParser(prog="farmhand-slot")
+    for name in ("number", "cache", "progress", "parent"):
+        parser.add_argument(f"--{name}", required=True)
+    options = parser.parse_args()
+    die_with_parent()
+    if os.getppid() != int(options.parent) and os.name == "posix":
+        os._exit(1)  # the agent died before the line above
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source = os.fdopen(os.dup(0), "rb", buffering=0)
+    sink = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # what C code and child processes print goes to the agent's pipe for standard error
+    with contextlib.suppress(OSError, ValueError):
+        faulthandler.enable(file=2)
+    slot = Slot(int(options.number), Path(options.cache), Path(options.progress), source, sink)
+    slot.printer.install()
+    threading.Thread(target=slot.read_forever, name="farmhand-reader", daemon=True).start()
+    slot.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Who may do what: keys, the farm's certificate authority, users and their permissions, join lines."""

@@ -1,0 +1,49 @@
+"""The steward's process: `python -m farmhand.steward`. Started by the supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from farmhand import errors
+from farmhand.home.login import options
+from farmhand.home.process import run_loop, start_logging
+from farmhand.model.address import parse_address
+from farmhand.security.accounts import UserStore
+from farmhand.security.permissions import Role
+from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.service import Steward
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="farmhand-steward")
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--keys", required=True, type=Path)
+    parser.add_argument("--ca", type=Path)
+    parser.add_argument("--users", required=True, type=Path)
+    parser.add_argument("--log", type=Path)
+    given = parser.parse_args()
+    start_logging(given.log)
+    run_loop(_serve(given))
+
+
+async def _serve(given: argparse.Namespace) -> None:
+    address = parse_address(given.address)
+    farm = options(address, given.keys / "steward.nk", Role.STEWARD, "steward", given.ca)
+    system = options(address, given.keys / "system.nk", Role.SYSTEM, "system", given.ca)
+    ca_pem = given.ca.read_text() if given.ca else ""
+    steward = Steward(farm, system, Enrolment(UserStore(given.users), ca_pem))
+    loop = asyncio.get_running_loop()
+    for name in ("SIGTERM", "SIGINT"):
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            loop.add_signal_handler(getattr(signal, name), steward.stop)
+    with contextlib.suppress(errors.EngineLost):
+        await steward.run()
+
+
+if __name__ == "__main__":
+    main()

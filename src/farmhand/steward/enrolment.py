@@ -1,0 +1,74 @@
+"""Taking machines in: a joiner shows the token and its public key, and gets a user of its own.
+
+The private key never leaves the joiner. The engine enforces the token: without it nobody reaches this service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from farmhand import errors
+from farmhand.engine.connection import Connection
+from farmhand.engine.wire import Msg
+from farmhand.model import messages
+from farmhand.model.messages import JoinRequest
+from farmhand.model.version import VERSION
+from farmhand.security.accounts import User, UserStore
+from farmhand.security.permissions import Role
+
+log = logging.getLogger("farmhand.steward")
+
+
+class Enrolment:
+    """Writes the list of users and makes the engine read it. One at a time."""
+
+    def __init__(self, users: UserStore, ca_pem: str = "") -> None:
+        self._users = users
+        self._ca_pem = ca_pem
+        self._lock = asyncio.Lock()
+
+    async def join(self, request: JoinRequest, system: Connection | None) -> dict[str, Any]:
+        """Enrol a key. Raises `VersionMismatch`, `NameTaken`, `BadOption`."""
+        if request.protocol != messages.PROTOCOL:
+            raise errors.VersionMismatch(
+                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), the joiner {request.version} "
+                f"(protocol {request.protocol}); update the older one"
+            )
+        if request.role not in (Role.NODE, Role.CLIENT):
+            raise errors.BadOption(f"nobody joins as {request.role!r}; it is node or client")
+        if system is None:
+            raise errors.CredentialRefused("this farm's steward has no access to the engine's system account")
+        async with self._lock:
+            user = User(role=Role(request.role), name=request.name, public_key=request.public)
+            changed = await asyncio.to_thread(self._users.add, user)
+            if changed:
+                await reload_engine(system)
+        log.info("enrolled %s %s", request.role, request.name)
+        return {"version": VERSION, "ca": self._ca_pem}
+
+
+async def reload_engine(system: Connection) -> None:
+    """Make the engine read its configuration again. Raises `EngineError` when it refuses."""
+    ids: list[str] = []
+    done = asyncio.Event()
+
+    def on_answer(msg: Msg) -> None:
+        import msgspec
+
+        answer = msgspec.json.decode(msg.data)
+        ids.append(str((answer.get("error") or {}).get("description", "")))
+        done.set()
+
+    inbox = f"{system.options.inbox}.reload"
+    subscription = system.subscribe(inbox, on_answer)
+    try:
+        system.publish("$SYS.REQ.SERVER.PING.RELOAD", reply=inbox)
+        await asyncio.wait_for(done.wait(), 5.0)
+    except TimeoutError:
+        raise errors.EngineError("the engine did not answer the request to read its users again") from None
+    finally:
+        subscription.close()
+    if ids[0]:
+        raise errors.EngineError(f"the engine refused to read its users again: {ids[0]}")

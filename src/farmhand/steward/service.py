@@ -1,0 +1,223 @@
+"""The steward: makes lanes, watches nodes and sessions, gives a lost node's work back, answers questions.
+
+The decisions are `core.membership`'s. It keeps nothing that it cannot learn again from heartbeats and from the engine, so
+it may be killed at any moment. It reads headers only: this package imports neither pickle nor the code loader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from farmhand import errors
+from farmhand.core import membership
+from farmhand.engine import blobs, streams, subjects
+from farmhand.engine.connection import Connection, Options
+from farmhand.engine.stored import Publisher
+from farmhand.engine.wire import Msg
+from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId
+from farmhand.model.messages import Answer, Gone, LaneRequest
+from farmhand.model.needs import Lane
+from farmhand.model.version import VERSION
+from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.recovery import Recovery
+from farmhand.steward.status import status_report
+
+log = logging.getLogger("farmhand.steward")
+
+
+class Steward:
+    """One steward. `run` returns when `stop` is called."""
+
+    def __init__(self, farm: Options, system: Options | None, enrolment: Enrolment | None) -> None:
+        self.membership = membership.Membership()
+        self.connection: Connection
+        self.publisher: Publisher
+        self._farm_options = farm
+        self._system_options = system
+        self._system: Connection | None = None
+        self._enrolment = enrolment
+        self._recovery: Recovery
+        self._loop = asyncio.get_running_loop()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._started_at = self._loop.time()
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises when the engine refuses our credential."""
+        self.connection = await Connection.open(self._farm_options, retry_forever=True)
+        self.publisher = Publisher(self.connection)
+        self._recovery = Recovery(self.connection, self.publisher, self.membership)
+        await self._prepare()
+        self._subscribe()
+        if self._system_options is not None:
+            self._system = await Connection.open(self._system_options, retry_forever=True)
+            self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
+        self._announce()
+        ticker = self._loop.create_task(self._tick_forever())
+        sweep = self._loop.call_later(limits.NODE_SILENCE_S, lambda: self._spawn(self._recovery.sweep()))
+        try:
+            await self._stopped
+        finally:
+            ticker.cancel()
+            sweep.cancel()
+            for task in list(self._tasks):
+                task.cancel()
+            if self._system is not None:
+                await self._system.close()
+            await self.connection.close()
+
+    def stop(self) -> None:
+        """End `run`."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    async def _prepare(self) -> None:
+        """The streams, and the lanes that exist from before."""
+        server = await streams.call(self.connection, "INFO")
+        limit = int((server.get("limits") or {}).get("max_storage", -1))
+        await streams.ensure_streams(self.connection, max(0, limit))
+        for name in await streams.lane_names(self.connection):
+            info = await streams.lane_info(self.connection, name)
+            metadata = ((info or {}).get("config") or {}).get("metadata") or {}
+            if text := metadata.get("lane"):
+                self.membership.on_lane(msgspec.json.decode(text.encode(), type=Lane))
+
+    def _subscribe(self) -> None:
+        connection = self.connection
+        connection.subscribe(subjects.NODE_BEATS, self._on_node_beat)
+        connection.subscribe("node.*.bye", self._on_node_bye)
+        connection.subscribe(subjects.SESSION_BEATS, self._on_session_beat)
+        connection.on_connected.append(self._on_reconnected)
+        for verb, action in {
+            "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
+            "empty": self._empty,
+        }.items():  # fmt: skip
+            connection.subscribe(subjects.api(verb), self._serve(action))
+
+    def _on_reconnected(self) -> None:
+        self.membership.on_blind(self._loop.time())
+        self._spawn(self._prepare())
+
+    # ---- what others say
+
+    def _on_node_beat(self, msg: Msg) -> None:
+        self._apply(self.membership.on_node_beat(messages.read_node_beat(msg.data), self._loop.time()))
+
+    def _on_node_bye(self, msg: Msg) -> None:
+        self._apply(self.membership.on_node_bye(msg.subject.split(".")[1], bytes(msg.data).decode()))
+
+    def _on_session_beat(self, msg: Msg) -> None:
+        self._apply(self.membership.on_session_beat(messages.read_session_beat(msg.data), self._loop.time()))
+
+    def _on_disconnect(self, msg: Msg) -> None:
+        """The engine says that a connection has closed; 3 ms after a kill."""
+        event = msgspec.json.decode(msg.data)
+        name = str((event.get("client") or {}).get("name", ""))
+        self.membership.on_disconnected(name, self._loop.time())
+
+    async def _tick_forever(self) -> None:
+        late_at = self._loop.time()
+        while True:
+            await asyncio.sleep(0.1)
+            now = self._loop.time()
+            if not self.connection.connected or now - late_at > limits.NODE_SILENCE_S / 2:
+                self.membership.on_blind(now)  # we were cut off or stopped ourselves
+            late_at = now
+            self._apply(self.membership.on_tick(now))
+
+    def _apply(self, effects: list[membership.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case membership.NodeLost():
+                    log.warning("node %s is lost: %s", effect.node, effect.why)
+                    self._tell_gone(Gone(incarnations=(effect.incarnation,)))
+                    self._spawn(self._recovery.sweep())
+                case membership.SessionLost():
+                    log.info("session %s is over: %s", effect.session, effect.why)
+                    self._spawn(self._end_session(effect))
+                case membership.Disown():
+                    self._tell_gone(Gone(incarnations=(effect.incarnation,)))
+                case membership.LanesChanged():
+                    self._announce()
+
+    def _tell_gone(self, gone: Gone) -> None:
+        self.connection.publish(subjects.GONE, messages.encode(gone))
+
+    def _announce(self) -> None:
+        self.connection.publish(subjects.LANES, messages.encode(self.membership.table()))
+
+    async def _end_session(self, lost: membership.SessionLost) -> None:
+        """Withdraw its waiting work, stop what runs unless it asked otherwise, forget its data."""
+        await streams.purge(self.connection, subjects.WORK, subjects.work("*", lost.session))
+        if lost.kill:
+            self._tell_gone(Gone(sessions=(lost.session,)))
+        await streams.purge(self.connection, subjects.RESULT, subjects.result(lost.session, "*"))
+        await blobs.remove(self.connection, lost.session)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            level = logging.WARNING if isinstance(error, errors.EngineError | TimeoutError) else logging.ERROR
+            log.log(level, "background work failed: %s", error, exc_info=level == logging.ERROR)
+
+    # ---- questions
+
+    def _serve(self, action: Callable[[Msg], Awaitable[Any]]) -> Callable[[Msg], None]:
+        """Answer each request with an `Answer`; a failure is an answer too."""
+
+        async def respond(msg: Msg) -> None:
+            try:
+                answer = Answer(result=await action(msg))
+            except errors.FarmhandError as error:
+                answer = Answer(error=str(error), kind=type(error).__name__)
+            except (TimeoutError, msgspec.MsgspecError) as error:
+                answer = Answer(error=f"{type(error).__name__}: {error}", kind="EngineError")
+            self.connection.publish(msg.reply, messages.encode(answer))
+
+        return lambda msg: self._spawn(respond(msg)) if msg.reply else None
+
+    async def _hello(self, _msg: Msg) -> dict[str, Any]:
+        """Who we are: clients and nodes compare versions before they do anything else."""
+        return {"version": VERSION, "protocol": messages.PROTOCOL, "nodes": len(self.membership.nodes),
+                "slots": sum(n.beat.slots for n in self.membership.nodes.values()), "pythons": self.membership.pythons()}  # fmt: skip
+
+    async def _make_lane(self, msg: Msg) -> Any:
+        request: LaneRequest = messages.read_lane_request(msg.data)
+        if request.protocol != messages.PROTOCOL:
+            raise errors.VersionMismatch(
+                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
+                f"(protocol {request.protocol}); update the older one"
+            )
+        lane = request.lane
+        if lane.id not in self.membership.lanes:
+            await streams.ensure_lane(self.connection, lane.id, msgspec.json.encode(lane).decode())
+        state = self.membership.on_lane(lane)
+        self._announce()
+        return {"state": self.membership.lanes[state.id], "pythons": self.membership.pythons()}
+
+    async def _lanes(self, _msg: Msg) -> Any:
+        return self.membership.table()
+
+    async def _empty(self, msg: Msg) -> bool:
+        """Whether the engine holds no work of a lane: nothing waits and nothing is unacknowledged."""
+        info = await streams.lane_info(self.connection, LaneId(bytes(msg.data).decode()))
+        return info is None or (info["num_pending"] == 0 and info["num_ack_pending"] == 0)
+
+    async def _status(self, _msg: Msg) -> Any:
+        return await status_report(self.connection, self.membership)
+
+    async def _join(self, msg: Msg) -> Any:
+        if self._enrolment is None:
+            raise errors.CredentialRefused("this farm takes nobody in")
+        return await self._enrolment.join(messages.read_join(msg.data), self._system)
