@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import secrets
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -479,7 +479,7 @@ class Driver:
         counts = self.core.counts
         running = sum(batch.left for batch in self.core.batches.values())
         beat = SessionBeat(
-            messages.PROTOCOL, VERSION, self.session_id, socket.gethostname(), os.getpid(), _user(),
+            messages.PROTOCOL, VERSION, self.session_id, platform.node(), os.getpid(), _user(),
             self.config.on_client_loss, max(0, self.open - running), running, counts.done, counts.failed, counts.cpu,
             counts.seconds, self.bytes_in, self.sender.bytes_out, tuple(self.core.windows), ended,
         )  # fmt: skip

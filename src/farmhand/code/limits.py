@@ -25,5 +25,6 @@ SIMPLE_ITEMS_MAX: Final = 256  # looked at to see whether the C pickler alone wi
 SIZED_ITEMS_MAX: Final = 100  # of a container argument that are measured for the estimate
 
 LOADED_CODE_MAX: Final = 256  # callables a slot keeps
+LOADED_CODE_BYTES_MAX: Final = 64 * MB  # packed, of all of them; the newest stays however large it is
 TRACEBACK_CHARS_MAX: Final = 128 * 1024  # of a remote traceback; its end is what counts
 CHAIN_MAX: Final = 100  # causes and contexts of an exception that travel with it

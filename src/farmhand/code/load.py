@@ -5,6 +5,7 @@ One thread at a time: the import path and the loaded modules belong to the proce
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import pickle
@@ -16,15 +17,34 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from farmhand.code.hashing import content_hash
-from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, LOADED_CODE_MAX
+from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, LOADED_CODE_BYTES_MAX, LOADED_CODE_MAX
 from farmhand.code.namespaces import Collected, Made, changes_since, marks_of
 from farmhand.code.values import Entry, pack_result
 from farmhand.errors import BadMessage
 
 __all__ = ["Loader", "pack_result"]
+
+_STATELESS: Final = (types.FunctionType, types.BuiltinFunctionType, type, type(functools.lru_cache(lambda: None)))
+
+
+class _Loaded(NamedTuple):
+    fn: Callable[..., Any]
+    size: int  # bytes, packed
+
+
+class _Fresh:
+    """A callable with state of its own: each call gets it as it was packed, not as the call before left it."""
+
+    def __init__(self, first: Callable[..., Any], load: Callable[[], Callable[..., Any]]) -> None:
+        self._next: Callable[..., Any] | None = first
+        self._load = load
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        fn, self._next = self._next, None
+        return (fn or self._load())(*args, **kwargs)
 
 
 class Loader:
@@ -32,7 +52,8 @@ class Loader:
 
     def __init__(self, cache_dir: Path) -> None:
         self._folder = cache_dir / "bundles"
-        self._codes: OrderedDict[tuple[str, tuple[str, ...]], Callable[..., Any]] = OrderedDict()
+        self._codes: OrderedDict[tuple[str, tuple[str, ...]], _Loaded] = OrderedDict()
+        self._size = 0  # bytes of what is in there
         self._active: tuple[str, ...] = ()
         self._paths: list[str] = []
         self._tops: dict[str, tuple[str, ...]] = {}  # of each bundle that was looked into
@@ -82,7 +103,7 @@ class Loader:
             self._drop(self._loaded)
             self._loaded = {}
             for key in [key for key in self._codes if key[1]]:
-                del self._codes[key]
+                self._size -= self._codes.pop(key).size
         # A module of the node's own with the same name would be found instead of the bundle's.
         self._drop({top: bundle for top, bundle in wanted.items() if top not in self._loaded})
         self._loaded.update(wanted)
@@ -93,20 +114,25 @@ class Loader:
         importlib.invalidate_caches()
 
     def load_code(self, code_hash: str, blob: bytes, bundles: tuple[str, ...]) -> Callable[..., Any]:
-        """The callable of a blob, with its bundles active. Remembered by hash; what unpickling raises is raised."""
+        """The callable of a blob, with its bundles active. Remembered by hash; what unpickling raises is raised.
+
+        A function stays what it is between calls, with its globals, as in a process pool. An object with state, such as
+        a bound method or a partial, is made anew for each call.
+        """
         self.activate(bundles)
         key = (code_hash, bundles)
-        fn = self._codes.get(key)
-        if fn is not None:
+        known = self._codes.get(key)
+        if known is not None:
             self._codes.move_to_end(key)
-            return fn
-        with Collected() as made:
-            loaded: Callable[..., Any] = pickle.loads(blob)
-        self._overlay(made)
-        self._codes[key] = loaded
-        if len(self._codes) > LOADED_CODE_MAX:
-            self._codes.popitem(last=False)
-        return loaded
+            return known.fn
+        fn = self._read(blob)
+        if not isinstance(fn, _STATELESS):
+            fn = _Fresh(fn, lambda: self._read(blob))
+        self._codes[key] = _Loaded(fn, len(blob))
+        self._size += len(blob)
+        while len(self._codes) > LOADED_CODE_MAX or (self._size > LOADED_CODE_BYTES_MAX and len(self._codes) > 1):
+            self._size -= self._codes.popitem(last=False)[1].size
+        return fn
 
     def has_code(self, code_hash: str, bundles: tuple[str, ...]) -> bool:
         """Whether `load_code` needs no blob for this."""
@@ -131,6 +157,7 @@ class Loader:
         """
         self._left = {}
         self._codes.clear()
+        self._size = 0
         self.activate(bundles)
         with Collected() as made:
             fn = pickle.loads(blob)
@@ -138,6 +165,12 @@ class Loader:
         self.call(fn, entry)
         for (name, namespace), before in zip(made, marks, strict=True):
             self._left.setdefault(name, {}).update(changes_since(before, namespace))
+
+    def _read(self, blob: bytes) -> Callable[..., Any]:
+        with Collected() as made:
+            fn: Callable[..., Any] = pickle.loads(blob)
+        self._overlay(made)
+        return fn
 
     def _arguments(self, read: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:

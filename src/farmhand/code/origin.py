@@ -120,7 +120,7 @@ def reference_module(obj: Any) -> str | None:
         if origin_of(name) is Origin.DYNAMIC:
             return None
         # What nearly all are: a name of the module itself. The general way costs ten times as much.
-        if not cp._PICKLE_BY_VALUE_MODULES and vars(sys.modules[name]).get(obj.__qualname__) is obj:
+        if not cp._PICKLE_BY_VALUE_MODULES and getattr(sys.modules[name], "__dict__", {}).get(obj.__qualname__) is obj:
             return str(name)
     found = cp._lookup_module_and_qualname(obj)
     if found is None or cp._is_registered_pickle_by_value(found[0]):

@@ -283,7 +283,7 @@ class Broker:
         self.stop()
 
 
-class _NotUp(Exception):  # noqa: N818 (it reports a state)
+class _NotUp(Exception):
     """The server did not come up; the caller adds the log."""
 
 

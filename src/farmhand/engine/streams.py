@@ -13,7 +13,7 @@ from farmhand.model import limits
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
-WORK_SHARE: Final = 0.6  # of the engine's storage; RESULT keeps a reserve so that a full farm can drain
+WORK_SHARE: Final = 0.4  # of the engine's storage, and the same for BLOB; RESULT keeps the rest, so that a full farm can drain
 
 
 class ApiRefused(errors.EngineError):

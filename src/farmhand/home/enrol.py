@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,6 @@ class Enrolled(msgspec.Struct):
         return options(self.address, self.key, self.role, self.name, self.ca)
 
 
-def machine_name() -> str:
-    """This machine's name, as a token of a subject."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:40] or "machine"
-
-
 def enrol(text: str, role: Role, name: str = "") -> Enrolled:
     """Join with a join line, or come back with what an earlier join left.
 
@@ -70,7 +64,7 @@ def enrol(text: str, role: Role, name: str = "") -> Enrolled:
 def _own_name(folder: Path, role: Role) -> str:
     """The name that this machine has had in that farm, or a new one."""
     keys = sorted(folder.glob(f"{role}-*.nk"))
-    return keys[0].stem.removeprefix(f"{role}-") if keys else f"{machine_name()}-{secrets.token_hex(2)}"
+    return keys[0].stem.removeprefix(f"{role}-") if keys else f"{paths.machine_name()}-{secrets.token_hex(2)}"
 
 
 def _trust(address: Address, pin: str, folder: Path) -> Path | None:
@@ -80,7 +74,7 @@ def _trust(address: Address, pin: str, folder: Path) -> Path | None:
     path = folder / "ca.pem"
     from farmhand.security import authority
 
-    write_private(path, authority.fetch_pinned_ca(address.host, address.port, pin))
+    write_private(path, authority.fetch_pinned_ca(address.host, address.port, pin, handshake_first=address.scheme == "wss"))
     return path
 
 

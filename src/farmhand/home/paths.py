@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,11 @@ def shared_memory() -> Path:
     """A folder whose files live in memory where the platform has one; else the temporary directory."""
     candidate = Path("/dev/shm")
     return candidate if candidate.is_dir() and os.access(candidate, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def machine_name() -> str:
+    """This machine's name, as a token of a subject."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in platform.node())[:40] or "machine"
 
 
 class FarmFile(msgspec.Struct, kw_only=True):

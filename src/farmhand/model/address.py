@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -12,6 +13,8 @@ from farmhand import errors
 SCHEMES: Final = ("nats", "tls", "ws", "wss")
 PORT_DEFAULT: Final = 4222  # NATS's own; WebSocket schemes default to the web's ports
 _WEB_PORTS: Final = {"ws": 80, "wss": 443}
+_LOOPBACK_NET: Final = re.compile(r"127(\.\d{1,3}){3}")
+_PIN: Final = re.compile(r"sha256:[0-9a-f]{64}")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -39,7 +42,7 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def loopback(self) -> bool:
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        return self.host in LOOPBACK or bool(_LOOPBACK_NET.fullmatch(self.host))
 
     def join_line(self) -> str:
         """The address with its token and pin, as `farmhand join` takes it."""
@@ -50,22 +53,24 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def parse_address(text: str) -> Address:
-    """Read `host`, `host:port`, a URL or a join line. Raises `BadAddress` that names what is wrong."""
+    """Read `host`, `host:port`, a URL or a join line. Raises `BadAddress` that names what is wrong and shows no token."""
     text = text.strip()
     if not text:
         raise errors.BadAddress("the address is empty; write for example tls://server:4222")
     parts = urlsplit(text if "://" in text else f"nats://{text}")
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if parts.scheme not in SCHEMES:
-        raise errors.BadAddress(f"{text!r}: unknown scheme {parts.scheme!r}; one of {', '.join(SCHEMES)}")
+        raise errors.BadAddress(f"{shown!r}: unknown scheme {parts.scheme!r}; one of {', '.join(SCHEMES)}")
     try:
         port = parts.port
-    except ValueError as error:
-        raise errors.BadAddress(f"{text!r}: {error}") from None
+    except ValueError:
+        raise errors.BadAddress(f"{shown!r}: the port is not a number from 1 to 65535") from None
     if not parts.hostname:
-        raise errors.BadAddress(f"{text!r} names no host")
-    pin = parse_qs(parts.query).get("pin", [""])[0]
-    if pin and not (pin.startswith("sha256:") and len(pin) == 71):
-        raise errors.BadAddress(f"{text!r}: a pin is 'sha256:' and 64 hexadecimal digits")
-    return Address(
-        parts.scheme, parts.hostname, port or _WEB_PORTS.get(parts.scheme, PORT_DEFAULT), unquote(parts.username or ""), pin
-    )
+        raise errors.BadAddress(f"{shown!r} names no host")
+    if parts.path.strip("/") or parts.password is not None:
+        raise errors.BadAddress(f"{shown!r}: an address has no path and no password; it is scheme://host:port")
+    pin = parse_qs(parts.query).get("pin", [""])[0].lower()
+    if pin and not _PIN.fullmatch(pin):
+        raise errors.BadAddress(f"{shown!r}: a pin is 'sha256:' and 64 hexadecimal digits")
+    port = port or _WEB_PORTS.get(parts.scheme, PORT_DEFAULT)
+    return Address(parts.scheme, parts.hostname, port, unquote(parts.username or ""), pin)

@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import secrets
-import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -442,7 +441,7 @@ class Agent:
 
         config = self.config
         beat = NodeBeat(
-            messages.PROTOCOL, VERSION, config.node, config.name, self.incarnation, socket.gethostname(), os.getpid(),
+            messages.PROTOCOL, VERSION, config.node, config.name, self.incarnation, platform.node(), os.getpid(),
             config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
             self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
             self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import queue
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -174,7 +174,7 @@ class Host:
         self._users.write_conf()
 
     def _node_name(self, index: int) -> str:
-        host = "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:40] or "node"
+        host = paths.machine_name()
         return host if index == 0 else f"{host}-{index + 1}"
 
     def _broker_config(self) -> BrokerConfig:
@@ -241,7 +241,7 @@ class Host:
 
     def _public_host(self) -> str:
         """What another machine is told: the address listened on, or this machine's name for a wildcard."""
-        return socket.gethostname() if self.config.listen in ("0.0.0.0", "::") else self.config.listen  # noqa: S104
+        return platform.node() if self.config.listen in ("0.0.0.0", "::") else self.config.listen  # noqa: S104
 
     # ---- running
 

@@ -80,3 +80,18 @@ def generates():
 
 def keywords(a, /, b, *, c=3, **more):
     return a, b, c, more
+
+
+def append(items, value):
+    items.append(value)
+    return items
+
+
+class Tally:
+    def __init__(self):
+        self.seen = []
+
+    def count(self, value):
+        return append(self.seen, value)
+
+    __call__ = count

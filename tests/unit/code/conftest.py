@@ -80,6 +80,3 @@ def run_client(tmp_path: Path) -> Callable[[str], str]:
         return done.stdout
 
     return run
-
-
-sys.modules.setdefault("slot_process", sys.modules[Slot.__module__])

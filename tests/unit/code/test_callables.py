@@ -171,6 +171,13 @@ def test_a_partial_is_watched_too(slot, main, monkeypatch):
     assert slot.run(scaled) == 8
 
 
+def test_what_a_call_changes_in_its_callable_is_not_seen_by_the_next(slot, things):
+    tally = things.Tally()
+    for fn in (tally, tally.count, functools.partial(things.append, [])):
+        code = slot.packer.code_for(fn)
+        assert [slot.run_code(code, 1) for _ in range(3)] == [[1]] * 3
+
+
 def test_a_name_that_was_missing_and_is_defined_later(slot, main):
     exec("def later():\n    return defined\n", vars(main))
     with pytest.raises(NameError):
