@@ -17,6 +17,7 @@
     │   ├── NameTaken                           another key is enrolled under this name, or this key under another name
     │   ├── WrongPin                            this is not the farm that the join line names
     │   └── PlaintextRefused                    off loopback without TLS
+    ├── FarmNotRunning, FarmRunning             `farmhand` was asked for what this farm's state does not allow
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
     ├── NoNodeForPython                         no node offers the Python version that the task was pickled with
     ├── BundleTooLarge                          a module to be shipped is larger than the limit
@@ -134,6 +135,14 @@ class WrongPin(SecurityError):
 
 class PlaintextRefused(SecurityError):
     """Off loopback the engine speaks TLS only, unless --insecure-plaintext is given."""
+
+
+class FarmNotRunning(FarmhandError):
+    """No farm of yours runs on this machine: start one with `farmhand up`, or name one with --farm or $FARMHAND_FARM."""
+
+
+class FarmRunning(FarmhandError):
+    """This runs already: one process at a time may have this folder."""
 
 
 class VersionMismatch(FarmhandError):

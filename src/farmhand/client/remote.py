@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from farmhand import errors
 from farmhand.engine.connection import Options
@@ -27,7 +28,7 @@ def remote_login(text: str) -> tuple[Callable[[], Options], str]:
         here = parse_address(running.address)
         return lambda: options(here, own.key(OWNER), Role.CLIENT, OWNER, ca), running.spool
     if address.token:
-        return lambda: enrol(text, Role.CLIENT).options(), ""
+        return lambda: _enrolled(text), ""
     folder = paths.known(address)
     keys = sorted(folder.glob("client-*.nk"))
     if not keys:
@@ -37,6 +38,12 @@ def remote_login(text: str) -> tuple[Callable[[], Options], str]:
         )
     name = keys[0].stem.removeprefix("client-")
     return lambda: options(address, keys[0], Role.CLIENT, name, folder / "ca.pem"), ""
+
+
+def _enrolled(text: str) -> Options:
+    """Enrolling runs a loop of its own, and the caller's thread has one already."""
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(enrol, text, Role.CLIENT).result().options()
 
 
 def _same(one: Address, other: Address) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from farmhand.home import paths
 from farmhand.home.login import options, tls_context
 from farmhand.home.process import new_loop
 from farmhand.model import messages
-from farmhand.model.address import Address
+from farmhand.model.address import Address, parse_address
 from farmhand.model.messages import JoinRequest
 from farmhand.model.version import VERSION
 from farmhand.security.accounts import JOIN_USER
@@ -58,7 +59,26 @@ def enrol(text: str, role: Role, name: str = "") -> Enrolled:
         loop.run_until_complete(_join(found, line.token))
     finally:
         loop.close()
+    write_private(_note(folder, role, name), msgspec.json.encode(str(line.address)) + b"\n")
     return found
+
+
+def earlier(address: Address, role: Role, name: str = "") -> list[Enrolled]:
+    """What earlier joins of this machine left: its identities at that address, or the one of that name."""
+    folder = paths.known(address)
+    found = []
+    for key in sorted(folder.glob(f"{role}-{name or '*'}.nk")):
+        own = key.stem.removeprefix(f"{role}-")
+        with contextlib.suppress(OSError, msgspec.DecodeError, errors.BadAddress):
+            there = parse_address(msgspec.json.decode(_note(folder, role, own).read_bytes(), type=str))
+            ca = folder / "ca.pem"
+            found.append(Enrolled(there, role, own, key, ca if ca.exists() else None))
+    return found
+
+
+def _note(folder: Path, role: Role, name: str) -> Path:
+    """Says that this identity was taken in, and at which address. A key alone may be from a join that failed."""
+    return folder / f"{role}-{name}.json"
 
 
 def _own_name(folder: Path, role: Role) -> str:

@@ -78,6 +78,8 @@ class FarmFolder:
         self.tls = root / "tls"
         self.logs = root / "logs"
         self.file = root / "farm.json"
+        self.lock = root / "host.lock"  # held by the supervisor: see `home.lock`
+        self._port = root / "port"
 
     def make(self) -> None:
         """Make what is missing, readable by the owner only."""
@@ -100,6 +102,17 @@ class FarmFolder:
             return msgspec.json.decode(self.file.read_bytes(), type=FarmFile)
         except (OSError, msgspec.DecodeError):
             return None
+
+    def remember_port(self, port: int) -> None:
+        """Keep the engine's port for the next start: who has joined knows the farm by it."""
+        write_private(self._port, f"{port}\n".encode(), durable=False)
+
+    def remembered_port(self) -> int:
+        """The port of the last run, 0 when there was none."""
+        try:
+            return int(self._port.read_text())
+        except (OSError, ValueError):
+            return 0
 
 
 def default_farm() -> FarmFolder:

@@ -1,18 +1,11 @@
-"""What every process of ours does at its start: a loop, a log, and death with its parent."""
+"""The event loop that our processes run on."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import logging.handlers
 import os
 from collections.abc import Coroutine
-from pathlib import Path
-from typing import Any, Final
-
-LOG_BYTES_MAX: Final = 4 * 1024 * 1024  # a file, with LOG_FILES_MAX older ones beside it
-LOG_FILES_MAX: Final = 3
-LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from typing import Any
 
 
 def run_loop(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -31,16 +24,3 @@ def new_loop() -> asyncio.AbstractEventLoop:
         except ImportError:
             pass
     return asyncio.new_event_loop()
-
-
-def start_logging(path: Path | None, level: int = logging.INFO) -> None:
-    """Log to a rotating file, or to standard error without one."""
-    handler: logging.Handler
-    if path is None:
-        handler = logging.StreamHandler()
-    else:
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_MAX)
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    logger = logging.getLogger("farmhand")
-    logger.addHandler(handler)
-    logger.setLevel(level)

@@ -132,6 +132,7 @@ class NodeBeat(msgspec.Struct):
     leaving: bool = False
     memory: int = 0  # bytes resident, of the agent
     slot_pids: tuple[int, ...] = ()
+    ready: int = 0  # slots whose process has started
 
 
 class SessionBeat(msgspec.Struct):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 from pathlib import Path
 
 from farmhand.home.login import options
-from farmhand.home.process import run_loop, start_logging
+from farmhand.home.logs import start_logging
+from farmhand.home.pipe import at_end_of_input, first_line
+from farmhand.home.process import run_loop
 from farmhand.model import limits
 from farmhand.model.address import parse_address
 from farmhand.node.agent import Agent, Config
@@ -21,7 +24,7 @@ from farmhand.security.permissions import Role
 def main() -> None:
     """Work until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="farmhand-node")
-    parser.add_argument("--address", required=True)
+    parser.add_argument("--address", help="where the engine is; without it the first line of the input says so")
     parser.add_argument("--key", required=True, type=Path)
     parser.add_argument("--ca", type=Path)
     parser.add_argument("--node", required=True, help="id, the name of its credential")
@@ -35,10 +38,13 @@ def main() -> None:
     given = parser.parse_args()
     start_logging(given.log)
     become_subreaper()
-    run_loop(_work(given))
+    supervised = given.address is None
+    if supervised:
+        given.address = first_line()
+    run_loop(_work(given, supervised=supervised))
 
 
-async def _work(given: argparse.Namespace) -> None:
+async def _work(given: argparse.Namespace, *, supervised: bool) -> None:
     given.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = capabilities(given.slots)
     for text in given.capability:
@@ -51,6 +57,8 @@ async def _work(given: argparse.Namespace) -> None:
         if agent is not None:
             agent.spawn(agent.leave())
 
+    if supervised:
+        at_end_of_input(lambda: loop.call_soon_threadsafe(lambda: agent.abandon() if agent else os._exit(1)))
     for name in ("SIGTERM", "SIGINT"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), leave)

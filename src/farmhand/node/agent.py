@@ -117,6 +117,12 @@ class Agent:
         if hasattr(self, "connection"):
             await self.connection.close()
 
+    def abandon(self) -> None:
+        """The supervisor is gone: kill every slot with what it started, and go."""
+        for slot in self.slots.values():
+            slot.kill_tree()
+        os._exit(0)
+
     async def leave(self) -> None:
         """Take nothing new, finish for the grace, hand the rest back, say goodbye."""
         if self.holder.leaving:
@@ -445,7 +451,7 @@ class Agent:
             config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
             self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
             self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),
-            tuple(slot.pid for slot in self.slots.values()),
+            tuple(slot.pid for slot in self.slots.values()), sum(slot.ready for slot in self.slots.values()),
         )  # fmt: skip
         self.connection.publish(subjects.beat_of_node(config.node), messages.encode(beat))
 

@@ -26,12 +26,15 @@ from typing import Final
 import msgspec
 
 from farmhand import errors
-from farmhand.engine.broker import ANY_PORT, Broker, BrokerConfig
+from farmhand.engine.broker import ANY_PORT, STOP_S, Broker, BrokerConfig
 from farmhand.engine.broker_config import is_loopback
-from farmhand.home import paths
+from farmhand.home import lock, paths
+from farmhand.home.logs import start_logging
+from farmhand.home.pipe import at_end_of_input, first_line
 from farmhand.model import limits
 from farmhand.model.address import Address, parse_address
 from farmhand.model.version import VERSION
+from farmhand.node import monitor
 from farmhand.security.accounts import User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair, store_seed
 from farmhand.security.permissions import Role
@@ -40,6 +43,7 @@ log = logging.getLogger("farmhand.host")
 
 RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
+QUICK_S: Final = 2.0  # for what has nothing to finish
 STEADY_S: Final = 10.0  # a child that lived so long starts its next back-off from the beginning
 OWNER: Final = "owner"  # the client credential of the user who runs the farm
 
@@ -80,7 +84,9 @@ class Child:
     def start(self, environment: dict[str, str]) -> None:
         """Spawn it; its end comes as an event."""
         self.started_at = time.monotonic()
-        self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+        self.hang_up()
+        # The child watches its input: when we die without a word, the pipe closes and the child ends too.
+        self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
         process = self.process
 
         def wait() -> None:
@@ -95,6 +101,19 @@ class Child:
             self.wait_s = RESTART_FIRST_S
         wait, self.wait_s = self.wait_s, min(self.wait_s * 2, RESTART_MAX_S)
         return wait
+
+    def tell(self, address: str) -> None:
+        """Say where the engine is. Its input stays open: the end of it tells the child that we are gone."""
+        assert self.process is not None and self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(address.encode() + b"\n")
+            self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        """Close its input: it kills what it started and leaves at once."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -133,17 +152,25 @@ class Host:
     def run(self, on_ready: Callable[[paths.FarmFile], None]) -> None:
         """Start everything, say `on_ready(farm_file)`, keep it running until `stop` or an end of input.
 
-        Raises: what the engine's start raises; nothing is left running then.
+        Raises: `FarmRunning` when another supervisor has the folder; what the engine's start raises. Nothing is left
+        running then.
         """
         self.folder.make()
+        with lock.Lock(self.folder.lock, lock.Holder(os.getpid(), self.ends_within)):
+            self._run_locked(on_ready)
+
+    def _run_locked(self, on_ready: Callable[[paths.FarmFile], None]) -> None:
         self._spool.mkdir(mode=0o700)
         try:
             self._prepare_users()
             self._broker = Broker(self._broker_config(), on_exit=lambda _code: self.events.put(("ended", "engine")))
+            self._start_children()  # they load their modules while the engine starts
             self._broker.start()
-            self._start_children()
+            for child in self._children.values():
+                child.tell(self._broker.address)
             self._content = self._describe()
             self.folder.write(self._content)
+            self.folder.remember_port(self._content.port)
             on_ready(self._content)
             self._supervise()
         finally:
@@ -154,6 +181,18 @@ class Host:
     def stop(self) -> None:
         """End the farm. Safe from a signal handler and from any thread."""
         self.events.put(("stop", ""))
+
+    def hurry(self) -> None:
+        """End it without the grace: what runs is handed back at once. Safe from a signal handler."""
+        self.stop()
+        for name, child in self._children.items():
+            if name != "steward":
+                child.signal(signal.SIGTERM)  # a node that is told twice ends its grace
+
+    @property
+    def ends_within(self) -> float:
+        """Seconds that an end in good order takes at most: the nodes' grace and what they hand back, steward, engine."""
+        return self.config.grace + limits.REQUEST_S + 2.0 + 5.0 * len(self.config.nodes) + 7.0 + STOP_S
 
     def _prepare_users(self) -> None:
         """Keys for our own parts, made at the first start."""
@@ -186,10 +225,9 @@ class Host:
 
             files = authority.prepare(folder.tls, authority.listen_names(config.listen))
             cert, key, self._pin = files.cert, files.key, files.pin
-        before = folder.read()
         port = config.port
-        if port == ANY_PORT and before is not None and before.port:
-            port = before.port
+        if port == ANY_PORT:
+            port = folder.remembered_port() or ANY_PORT
         return BrokerConfig(
             folder=folder.engine, store_dir=folder.engine / "store", users_conf=self._users.conf_path, host=config.listen,
             port=port, websocket_port=config.websocket_port, tls_cert=cert, tls_key=key,
@@ -198,16 +236,16 @@ class Host:
         )  # fmt: skip
 
     def _start_children(self) -> None:
-        address, keys = self._broker.address, self.folder.keys
+        keys = self.folder.keys
         ca = ["--ca", str(self.folder.ca)] if self._broker.config.tls else []
-        base = [sys.executable, "-m"]
-        steward = [*base, "farmhand.steward", "--address", address, "--keys", str(keys), "--users", str(self.folder.root),
+        base = [sys.executable, "-P", "-m"]  # -P: a module in the user's working directory must not stand in the way
+        steward = [*base, "farmhand.steward", "--keys", str(keys), "--users", str(self.folder.root),
                    "--log", str(self.folder.logs / "steward.log"), *ca]  # fmt: skip
         self._children["steward"] = Child("steward", steward, self.events)
         cache = self.config.cache or paths.cache()
         for index, slots in enumerate(self.config.nodes):
             name = self._node_name(index)
-            command = [*base, "farmhand.node", "--address", address, "--key", str(self.folder.key(name)), "--node", name,
+            command = [*base, "farmhand.node", "--key", str(self.folder.key(name)), "--node", name,
                        "--slots", str(slots), "--cache", str(cache), "--spool", str(self._spool / name),
                        "--grace", str(self.config.grace), "--log", str(self.folder.logs / f"node-{name}.log"), *ca]  # fmt: skip
             for capability in self.config.capabilities:
@@ -240,8 +278,13 @@ class Host:
         return str(line)
 
     def _public_host(self) -> str:
-        """What another machine is told: the address listened on, or this machine's name for a wildcard."""
-        return platform.node() if self.config.listen in ("0.0.0.0", "::") else self.config.listen  # noqa: S104
+        """What another machine is told: the address listened on; for a wildcard the first that others can reach.
+
+        Not this machine's name: on many machines it stands for loopback, and others may not know it at all.
+        """
+        if self.config.listen not in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
+            return self.config.listen
+        return next(iter(monitor.reachable_addresses(six=self.config.listen == "::")), platform.node())
 
     # ---- running
 
@@ -265,6 +308,7 @@ class Host:
     def _restart(self, name: str) -> None:
         if name != "engine":
             self._children[name].start(self._environment())
+            self._children[name].tell(self._broker.address)
         elif not self._broker.alive:
             try:
                 self._broker.start()
@@ -280,11 +324,11 @@ class Host:
     def _end_all(self) -> None:
         """Nodes first, while there is an engine to report to; then the steward, then the engine."""
         self._stopping = True
-        grace = 0.0 if self.config.quick_end else self.config.grace + limits.REQUEST_S + 2.0
+        grace = QUICK_S if self.config.quick_end else self.config.grace + limits.REQUEST_S + 2.0
         nodes = [child for name, child in self._children.items() if name != "steward"]
         steward = [self._children["steward"]] if "steward" in self._children else []
         self._end(nodes, grace)
-        self._end(steward, 0.0 if self.config.quick_end else 2.0)
+        self._end(steward, QUICK_S)
         if hasattr(self, "_broker"):
             if self.config.quick_end:
                 self._broker.kill()
@@ -292,42 +336,28 @@ class Host:
                 self._broker.stop()
 
     def _end(self, children: list[Child], grace: float) -> None:
-        if grace:
-            for child in children:
+        for child in children:
+            if self.config.quick_end:
+                child.hang_up()
+            else:
                 child.signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
         for child in children:
-            if grace and child.wait(max(0.0, deadline - time.monotonic())):
-                continue
-            child.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-            child.wait(5.0)
-
-
-def stop_at_end_of_input(host: Host) -> None:
-    """The embedded farm's client holds the other end of our standard input; its death closes it."""
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        host.stop()
-
-    threading.Thread(target=watch, name="watch-input", daemon=True).start()
+            if not child.wait(max(0.0, deadline - time.monotonic())):
+                child.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+                child.wait(5.0)
+            child.hang_up()
 
 
 def main() -> None:
     """Entry point of an embedded farm's supervisor. The configuration comes as the first line of the input, as JSON."""
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(0, 1)
-        if not byte:
-            return
-        line += byte
-    config = msgspec.json.decode(line, type=HostConfig, dec_hook=lambda _type, value: Path(value))
+    config = msgspec.json.decode(first_line(), type=HostConfig, dec_hook=lambda _type, value: Path(value))
+    config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    start_logging(config.folder / "host.log")
     host = Host(config)
-    for name in ("SIGTERM", "SIGINT"):
-        signal.signal(getattr(signal, name), lambda *_: host.stop() if name == "SIGTERM" else None)
-    stop_at_end_of_input(host)
+    signal.signal(signal.SIGTERM, lambda *_: host.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle; our input ends when it does
+    at_end_of_input(host.stop)  # the embedded farm's client holds the other end; its death closes it
 
     def ready(content: paths.FarmFile) -> None:
         _say({"farm": msgspec.to_builtins(content)})

@@ -55,9 +55,7 @@ def _cgroup_cores() -> float:
 
 def total_memory() -> int:
     """Bytes of memory on this machine, or of its control group when that is less."""
-    import psutil
-
-    total = int(psutil.virtual_memory().total)
+    total = _physical_memory()
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
             limit = int(Path("/sys/fs/cgroup", name).read_text())
@@ -65,6 +63,15 @@ def total_memory() -> int:
         except (OSError, ValueError):
             continue
     return total
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * _PAGE
+    except (AttributeError, ValueError, OSError):
+        import psutil
+
+        return int(psutil.virtual_memory().total)
 
 
 def capabilities(slots: int) -> dict[str, str]:
@@ -79,3 +86,22 @@ def capabilities(slots: int) -> dict[str, str]:
         "mem": str(total_memory()),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
+
+
+def reachable_addresses(*, six: bool) -> list[str]:
+    """This machine's IP addresses for others, those of real networks before those of containers and virtual machines."""
+    import ipaddress
+
+    import psutil
+
+    found: list[tuple[bool, bool, str]] = []
+    for name, entries in psutil.net_if_addrs().items():
+        virtual = name.startswith(("docker", "br-", "veth", "virbr", "cni", "flannel", "vmnet", "vboxnet"))
+        for entry in entries:
+            try:
+                address = ipaddress.ip_address(entry.address)
+            except ValueError:
+                continue
+            if not (address.is_loopback or address.is_link_local) and (six or address.version == 4):
+                found.append((virtual, address.version != 4, entry.address))
+    return [address for _, _, address in sorted(found, key=lambda item: item[:2])]

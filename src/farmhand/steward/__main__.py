@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 from pathlib import Path
 
 from farmhand import errors
 from farmhand.home.login import options
-from farmhand.home.process import run_loop, start_logging
+from farmhand.home.logs import start_logging
+from farmhand.home.pipe import at_end_of_input, first_line
+from farmhand.home.process import run_loop
 from farmhand.model.address import parse_address
 from farmhand.security.accounts import UserStore
 from farmhand.security.permissions import Role
@@ -21,17 +24,20 @@ from farmhand.steward.service import Steward
 def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="farmhand-steward")
-    parser.add_argument("--address", required=True)
+    parser.add_argument("--address", help="where the engine is; without it the first line of the input says so")
     parser.add_argument("--keys", required=True, type=Path)
     parser.add_argument("--ca", type=Path)
     parser.add_argument("--users", required=True, type=Path)
     parser.add_argument("--log", type=Path)
     given = parser.parse_args()
     start_logging(given.log)
-    run_loop(_serve(given))
+    supervised = given.address is None
+    if supervised:
+        given.address = first_line()
+    run_loop(_serve(given, supervised=supervised))
 
 
-async def _serve(given: argparse.Namespace) -> None:
+async def _serve(given: argparse.Namespace, *, supervised: bool) -> None:
     address = parse_address(given.address)
     farm = options(address, given.keys / "steward.nk", Role.STEWARD, "steward", given.ca)
     system = options(address, given.keys / "system.nk", Role.SYSTEM, "system", given.ca)
@@ -41,6 +47,8 @@ async def _serve(given: argparse.Namespace) -> None:
     for name in ("SIGTERM", "SIGINT"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), steward.stop)
+    if supervised:
+        at_end_of_input(lambda: loop.call_soon_threadsafe(steward.stop))
     with contextlib.suppress(errors.EngineLost):
         await steward.run()
 

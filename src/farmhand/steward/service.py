@@ -215,7 +215,7 @@ class Steward:
         return info is None or (info["num_pending"] == 0 and info["num_ack_pending"] == 0)
 
     async def _status(self, _msg: Msg) -> Any:
-        return await status_report(self.connection, self.membership)
+        return await status_report(self.connection, self.membership, self._loop.time())
 
     async def _join(self, msg: Msg) -> Any:
         if self._enrolment is None:

@@ -9,10 +9,11 @@ import msgspec
 from farmhand.core.membership import Membership
 from farmhand.engine import streams, subjects
 from farmhand.engine.connection import Connection
+from farmhand.model.messages import NodeBeat
 from farmhand.model.version import VERSION
 
 
-async def status_report(connection: Connection, membership: Membership) -> dict[str, Any]:
+async def status_report(connection: Connection, membership: Membership, now: float) -> dict[str, Any]:
     """Nodes, sessions, lanes and the engine's streams, as plain data. Keys are stable; docs/reference describes them."""
     lanes = []
     for lane_id, state in membership.lanes.items():
@@ -29,14 +30,15 @@ async def status_report(connection: Connection, membership: Membership) -> dict[
     return {
         "version": VERSION,
         "engine": {"version": connection.server.get("version"), "storage": storage},
-        "nodes": [_node(member.beat) for member in membership.nodes.values()],
+        "nodes": [_node(member.beat, now - member.seen_at) for member in membership.nodes.values()],
         "sessions": [msgspec.to_builtins(member.beat) for member in membership.sessions.values()],
         "lanes": lanes,
     }
 
 
-def _node(beat: Any) -> dict[str, Any]:
+def _node(beat: NodeBeat, silent: float) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(beat)
+    fields["silent"] = round(silent, 3)  # seconds since its last sign of life
     fields["holding"] = [
         {"task": h.name, "session": h.session, "count": h.count, "running": h.running >= 0, "seconds": round(h.seconds, 3)}
         for h in beat.holding

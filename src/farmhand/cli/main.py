@@ -1,0 +1,126 @@
+"""The command's entry point: finds the subcommand, and turns every error of ours into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+PROGRAM: Final = "farmhand"
+_FAILED: Final = 1  # `exits.Exit.FAILED`, whose module is not loaded unless something fails
+
+# name: module, and what `farmhand --help` says, so that it need not import them all
+_COMMANDS: Final = {
+    "up": ("farmhand.cli.up", "Run a farm on this machine: an engine, a steward, a node."),
+    "down": ("farmhand.cli.down", "End the farm of this machine."),
+    "join": ("farmhand.cli.join", "Let this machine work for a farm."),
+    "status": ("farmhand.cli.status", "Show nodes, sessions, queues and rates."),
+    "doctor": ("farmhand.cli.doctor", "Check every part of a farm with a real task, and say which part fails."),
+    "demo": ("farmhand.cli.demo", "Analyse the standard library on a farm of two nodes, and render a picture."),
+    "completion": ("farmhand.cli.completion", "Print what makes a shell complete this command."),
+}
+
+
+@dataclass
+class Invocation:
+    """How this call answers. Set by the options that every command shares."""
+
+    json: bool = False
+    debug: bool = False
+
+
+class _Commands(click.Group):
+    """Subcommands that are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from farmhand.model.version import VERSION
+
+        click.echo(f"{PROGRAM} {VERSION}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """The computers you already have, as one compute farm."""
+    ctx.ensure_object(Invocation).debug = debug
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    """`--json`: one document on standard output, errors too."""
+
+    def remember(ctx: click.Context, _parameter: click.Parameter, value: bool) -> bool:
+        ctx.ensure_object(Invocation).json = value
+        return value
+
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=remember, help="Answer in JSON.")(function)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and end the process with its exit code."""
+    invocation = Invocation()
+    try:
+        code = cli.main(arguments, PROGRAM, standalone_mode=False, obj=invocation)
+    except click.ClickException as error:
+        if invocation.json:
+            _say_json(error.format_message(), type(error).__name__)
+        else:
+            error.show()
+        sys.exit(error.exit_code)
+    except BaseException as error:
+        sys.exit(_report(error, invocation))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: BaseException, invocation: Invocation) -> int:
+    """Say what went wrong, and return the exit code. What is no error of ours is a bug, and shows its traceback."""
+    from farmhand import errors
+    from farmhand.cli.exits import exit_of
+
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else _FAILED
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        error = KeyboardInterrupt("interrupted")
+    elif isinstance(error, BrokenPipeError):  # `farmhand status | head`
+        sys.stderr.close()
+        return _FAILED
+    ours = isinstance(error, errors.FarmhandError | KeyboardInterrupt | OSError)
+    if invocation.debug or not ours:
+        traceback.print_exception(error)
+    if invocation.json:
+        _say_json(str(error), type(error).__name__)
+    elif ours:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+    return int(exit_of(error))
+
+
+def _say_json(text: str, kind: str) -> None:
+    click.echo(json.dumps({"error": text, "kind": kind}, ensure_ascii=False))
