@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from farmhand.cli.main import json_option
+
+if TYPE_CHECKING:
+    from farmhand.home.lock import Holder
+
+_LOOK_S: Final = 0.01  # between two looks whether it has ended
 
 
 @click.command("down")
@@ -26,34 +37,51 @@ def command(now: bool, as_json: bool) -> None:
     if holder is None:
         _say(as_json, "No farm of yours runs on this machine.", stopped=False, pid=None, killed=False)
         return
-    killed = not _end(holder.pid, holder.ends_within, now)
+    killed = not _end(folder.lock, holder, now)
     text = "did not end in time and was killed" if killed else "has ended"
     _say(as_json, f"The farm in {folder.root} {text}.", stopped=True, pid=holder.pid, killed=killed)
 
 
-def _end(pid: int, within: float, now: bool) -> bool:
-    """Ask the supervisor to end and wait for it. False when it had to be killed; its children notice and end too."""
+def _end(path: Path, holder: Holder, now: bool) -> bool:
+    """Ask the supervisor to end and wait for it. False when it had to be killed; its children notice and end too.
+
+    What is waited for is its lock: it lets go of it last, and its process may linger on as a zombie for long.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":  # there a process can only be killed; its children see the end of their input
+            _kill_family(holder.pid)
+        else:
+            os.kill(holder.pid, signal.SIGTERM)
+            if now:  # another signal than the first: two of a kind may arrive as one
+                os.kill(holder.pid, signal.SIGINT)
+    if _wait_free(path, holder.ends_within):
+        return True
+    with contextlib.suppress(ProcessLookupError):
+        _kill_family(holder.pid)
+    _wait_free(path, holder.ends_within)
+    return False
+
+
+def _wait_free(path: Path, seconds: float) -> bool:
+    from farmhand.home import lock
+
+    deadline = time.monotonic() + seconds
+    while lock.holder(path) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _kill_family(pid: int) -> None:
+    """The supervisor and the engine at once, everything else by the end of its input."""
     import psutil
 
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        if sys.platform == "win32":  # there a process can be killed only, and its children are not told by the system
-            family = [*process.children(recursive=True), process]
-            for member in family:
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-            psutil.wait_procs(family, within)
-            return True
-        process.terminate()
-        if now:
-            process.terminate()
-        process.wait(within)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(within)
-        return False
-    return True
 
 
 def _say(as_json: bool, text: str, **fields: object) -> None:

@@ -21,9 +21,10 @@ import msgspec
 
 from farmhand import errors
 from farmhand.client.futures import FarmFuture
+from farmhand.client.lanes import Lanes
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
-from farmhand.client.sending import Sender
+from farmhand.client.sending import Large, Sender
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task
 from farmhand.engine import subjects
@@ -34,8 +35,8 @@ from farmhand.engine.streams import purge
 from farmhand.engine.wire import Msg
 from farmhand.home.process import new_loop
 from farmhand.model import limits, messages
-from farmhand.model.ids import LaneId, Token
-from farmhand.model.messages import Control, LaneRequest, SessionBeat
+from farmhand.model.ids import LaneId, Token, session_id
+from farmhand.model.messages import Control, SessionBeat
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 
@@ -57,10 +58,9 @@ class Driver:
 
     def __init__(self, config: DriverConfig) -> None:
         self.config = config
-        self.session_id = secrets.token_hex(6)
+        self.session_id = session_id(secrets.token_hex(6), config.on_client_loss)
         self.core = core.Session(secrets.token_bytes(16), config.bound)
         self.farm: dict[str, Any] = {}  # what the steward said of itself
-        self.pythons: tuple[str, ...] = ()
         self.broken: Exception | None = None
         self.bytes_in = 0
         self.connection: Connection
@@ -75,7 +75,10 @@ class Driver:
         self._started: threading.Event = threading.Event()
         self._start_error: BaseException | None = None
         self._closing: asyncio.Event
-        self._lanes: dict[LaneId, asyncio.Task[None]] = {}
+        self._abandoned = False
+        self._unwanted = False
+        self._lanes = Lanes(self)
+        self.fetching: set[FarmFuture] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unpurged = 0
@@ -113,7 +116,8 @@ class Driver:
             await self._reader.start()
             self._beat()
             self._started.set()
-            await self._closing.wait()
+            if not self._unwanted:
+                await self._closing.wait()
             await self._say_goodbye()
         finally:
             for task in list(self._tasks):
@@ -129,7 +133,7 @@ class Driver:
         )
         connection = self.connection
         connection.subscribe(subjects.started(self.session_id, "*"), self._on_started)
-        connection.subscribe(subjects.LANES, lambda msg: self._on_lanes(messages.read_lane_table(msg.data)))
+        connection.subscribe(subjects.LANES, lambda msg: self._lanes.on_table(messages.read_lane_table(msg.data)))
         if self.config.output:
             connection.subscribe(subjects.output(self.session_id, "*"), OutputPrinter().on_message)
         connection.on_connected.append(self._on_reconnected)
@@ -139,7 +143,7 @@ class Driver:
         deadline = asyncio.get_running_loop().time() + limits.EMBEDDED_START_S
         while True:
             try:
-                self.farm = await self._ask("hello")
+                self.farm = await self.request("hello")
                 break
             except (errors.NoResponder, errors.EngineLost, TimeoutError):
                 if asyncio.get_running_loop().time() > deadline:
@@ -151,7 +155,7 @@ class Driver:
                 f"(protocol {messages.PROTOCOL}); update the older one"
             )
 
-    async def _ask(self, verb: str, body: bytes = b"") -> Any:
+    async def request(self, verb: str, body: bytes = b"") -> Any:
         """A request to the steward. Raises the error class that the steward names."""
         msg = await self.connection.request(subjects.api(verb), body)
         answer = messages.read_answer(msg.data)
@@ -161,16 +165,42 @@ class Driver:
         return answer.result
 
     def ask(self, verb: str, body: bytes = b"") -> Any:
-        """The same from any thread but the loop's."""
-        return asyncio.run_coroutine_threadsafe(self._ask(verb, body), self.loop).result()
+        """The same from any thread but the loop's. Raises `FarmClosed` when the session has ended."""
+        if self.broken is not None or not self._thread.is_alive():
+            raise errors.FarmClosed(str(self.broken or "the session has ended"))
+        return asyncio.run_coroutine_threadsafe(self.request(verb, body), self.loop).result()
 
     async def _say_goodbye(self) -> None:
         """Stop and withdraw what is left, and tell the steward that this session is over."""
         connection = self.connection
         self._reader.close()
-        connection.publish(subjects.control_of_session(self.session_id), messages.encode(Control(gone=True)))
-        self._beat(ended=True)
+        if not (self._abandoned and self.config.on_client_loss == "finish"):
+            connection.publish(subjects.control_of_session(self.session_id), messages.encode(Control(gone=True)))
+            self._beat(ended=True)
         self.publisher.close()
+
+    def abandon_start(self) -> None:
+        """Nobody waits for `start` any more: connect to nothing."""
+        self._unwanted = True
+        if self._started.is_set():
+            self.close()
+
+    def on_forked(self) -> None:
+        """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
+        self._lock, self._idle = threading.RLock(), threading.Condition()
+        self.broken = error = errors.FarmClosed(
+            "this process was forked from the one that opened the farm; open a Farm of its own in it"
+        )
+        for future in [*self.fetching, *(task.cargo for task in self.core.unfinished()), *(t.cargo for _, t in self._inbox)]:
+            future.on_forked(error)
+        self._inbox.clear()
+        self.fetching.clear()
+
+    def abandon(self) -> None:
+        """End the session without waiting: what waits is withdrawn, what runs fares as when this process dies."""
+        self._abandoned = True
+        self.cancel_waiting()
+        self.close()
 
     def close(self) -> None:
         """End the session. Waits for the thread unless called on it."""
@@ -222,7 +252,7 @@ class Driver:
                 tasks.append(inbox.popleft()[1])
             accepted(group, tasks)
             if group.lane_id not in self._lanes:
-                self._lanes[group.lane_id] = self.spawn(self._prepare_lane(group.lane))
+                self._lanes.need(group.lane)
 
     def _pump(self) -> None:
         """Take what was submitted and send what there is room for."""
@@ -247,7 +277,7 @@ class Driver:
                     self.results.end(effect, body)
                     ended = True
                 case core.Running():
-                    effect.task.cargo.set_running_or_notify_cancel()
+                    effect.task.cargo.on_running()
                 case core.Stop():
                     control = Control(kill=tuple(effect.targets))
                     self.connection.publish(subjects.control_of_session(self.session_id), messages.encode(control))
@@ -280,63 +310,36 @@ class Driver:
 
     # ---- lanes
 
-    async def _prepare_lane(self, lane: Lane) -> None:
-        """Have the steward make the lane; ask until it answers, because nothing can be sent before."""
-        request = msgspec.msgpack.encode(LaneRequest(messages.PROTOCOL, VERSION, lane))
-        while True:
-            try:
-                answer = await self._ask("lane", request)
-                break
-            except (errors.VersionMismatch, errors.BadNeed) as error:
-                self.break_all(error)
-                return
-            except (errors.EngineError, TimeoutError) as error:
-                log.debug("lane %s not made yet: %s", lane.id, error)
-                await asyncio.sleep(limits.RECONNECT_FIRST_S)
-        self.pythons = tuple(answer["pythons"])
-        if self.pythons and lane.python and lane.python not in self.pythons:
-            offered = ", ".join(self.pythons)
-            self._fail_lane(lane, errors.NoNodeForPython(f"this client runs Python {lane.python}; the farm's nodes offer {offered}"))
-            return
-        state = answer["state"]
-        if not state["slots"] and state["lacking"]:
-            log.warning("no node can run tasks that need %s yet: %s", ", ".join(map(str, lane.needs)), "; ".join(state["lacking"]))
+    def on_slots(self, known: list[tuple[LaneId, int]]) -> None:
+        """So many slots serve these lanes, and they exist."""
         with self._lock:
-            self.core.on_slots(lane.id, state["slots"])
+            for lane, slots in known:
+                self.core.on_slots(lane, slots)
         self._pump()
 
-    def _fail_lane(self, lane: Lane, error: Exception) -> None:
-        """End every task that waits in a lane; a later submit asks again."""
-        self._lanes.pop(lane.id, None)
+    def fail_lane(self, lane: LaneId, error: Exception) -> None:
+        """End every task that waits in a lane."""
         with self._lock:
             self._drain()
-            groups = list(self.core.window(lane).rounds)
-            tasks = [task for group in groups for task in group.backlog if self.core.cancel(task)[0]]
+            tasks = [task for task in self.core.unfinished() if task.group.lane_id == lane and self.core.cancel(task)[0]]
         for task in tasks:
             task.cargo.set_exception(error)
         self.wake_waiters()
 
-    def _on_lanes(self, table: messages.LaneTable) -> None:
-        with self._lock:
-            for state in table.lanes:
-                if LaneId(state.id) in self._lanes and self._lanes[LaneId(state.id)].done():
-                    self.core.on_slots(LaneId(state.id), state.slots)
-        self._pump()
-
     async def _check_lane(self, lane: LaneId) -> None:
         asked_at = self.loop.time()
         try:
-            empty = await self._ask("empty", lane.encode())
+            oldest = await self.request("oldest", f"{lane} {self.session_id}".encode())
         except (errors.EngineError, TimeoutError):
             return
         with self._lock:
-            effects = self.core.on_lane_checked(lane, asked_at, empty=bool(empty))
+            effects = self.core.on_lane_checked(lane, asked_at, int(oldest))
         self.carry_out(effects, None)
         self._pump()
 
     # ---- what nodes say
 
-    def _on_result(self, _sequence: int, subject: str, data: bytes | bytearray) -> None:
+    def _on_result(self, _sequence: int, subject: str, data: bytes | memoryview) -> None:
         """A report from the RESULT stream, in order and never twice."""
         self.bytes_in += len(data)
         try:
@@ -375,15 +378,16 @@ class Driver:
 
     # ---- what the engine says about a publish
 
-    def on_stored(self, token: Token) -> None:
+    def on_stored(self, token: Token, sequence: int) -> None:
         with self._lock:
-            self.core.on_stored(token)
+            self.core.on_stored(token, sequence)
 
     def on_refused(self, token: Token, error: errors.EngineError) -> None:
         """The engine did not take a batch: its tasks wait for the next try."""
         log.warning("the engine did not take a batch: %s", error)
         with self._lock:
-            self.core.on_refused(token, self.loop.time(), full=isinstance(error, errors.EngineFull))
+            effects = self.core.on_refused(token, self.loop.time(), full=isinstance(error, errors.EngineFull))
+        self.carry_out(effects, None)
         self._pump()
 
     def _on_reconnected(self) -> None:
@@ -422,28 +426,31 @@ class Driver:
                 self.loop.call_soon_threadsafe(self._need_lane, group.lane)
 
     def _need_lane(self, lane: Lane) -> None:
-        if lane.id not in self._lanes:
-            self._lanes[lane.id] = self.spawn(self._prepare_lane(lane))
+        self._lanes.need(lane)
         self._pump()
 
     def _carry_out_soon(self, effects: list[core.Effect]) -> None:
         if effects and self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.carry_out, effects, None)
+            self.loop.call_soon_threadsafe(self._arm)
+
+    def forget(self, entry: Any) -> None:
+        """A task was withdrawn: its large arguments are not needed any more."""
+        if type(entry) is Large and self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.results.forget, entry)
 
     def cancel_waiting(self) -> None:
         """Cancel every task that is not known to run."""
         with self._lock:
             self._drain_from_anywhere()
-            groups = [group for window in self.core.windows.values() for group in window.rounds]
-            tasks = [task for group in groups for task in group.backlog]
-            tasks += [task for batch in self.core.batches.values() for task in batch.tasks if task is not None]
+            tasks = self.core.unfinished()
         for task in tasks:
             task.cargo.cancel()
 
     @property
     def open(self) -> int:
-        """Tasks without an outcome."""
-        return self.core.open + len(self._inbox)
+        """Futures that wait for something."""
+        return self.core.open + len(self._inbox) + len(self.fetching)
 
     def wait_all(self) -> None:
         """Return when every task has its outcome."""
@@ -457,14 +464,15 @@ class Driver:
             self.broken = self.broken or error
             if self._thread.is_alive() or self._inbox:
                 self._drain_quietly()
-            tasks = [task for batch in self.core.batches.values() for task in batch.tasks if task is not None]
-            tasks += [task for w in self.core.windows.values() for g in w.rounds for task in g.backlog]
+            tasks = self.core.unfinished()
         for task in tasks:
             future: FarmFuture = task.cargo
             with self._lock:
                 alive = self.core.cancel(task)[0] or not future.done()
             if alive and not future.done():
                 future.set_exception(error)
+        for future in list(self.fetching):
+            self.results.fail(future, error)
         with self._idle:
             self._idle.notify_all()
 

@@ -62,6 +62,13 @@ class EmbeddedFarm:
         """The supervisor's process id."""
         return self._process.pid
 
+    def on_forked(self) -> None:
+        """In a forked child: it must not keep the farm alive, which ends when our end of its input closes."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.returncode = 0  # not a child of this process
+
     def close(self) -> None:
         """End everything and remove the state. Harmless when it has ended."""
         with contextlib.suppress(OSError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +13,14 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from farmhand import errors
 from farmhand.client.driver import Driver, DriverConfig
 from farmhand.client.embedded import EmbeddedFarm
 from farmhand.client.futures import FarmFuture
 from farmhand.client.mapping import map_all, map_lazily
-from farmhand.client.options import TaskOptions, as_retry, as_timeout, own_lane
+from farmhand.client.options import TaskOptions, as_name, as_retry, as_timeout, own_lane
 from farmhand.client.remote import remote_login
 from farmhand.client.sending import Large, Uploader
 from farmhand.code.hashing import content_hash
@@ -35,8 +39,14 @@ _open: weakref.WeakSet[Farm] = weakref.WeakSet()
 class _View(Executor):
     """What a `Farm` and a view on it share: submitting with one set of options."""
 
-    _farm: Farm
     _options: TaskOptions
+
+    @property
+    def _farm(self) -> Farm:
+        raise NotImplementedError
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Farm belongs to its process and cannot be sent to a task; there, open one with Farm(address)")
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FarmFuture:  # type: ignore[override]
         """Run `fn(*args, **kwargs)` on the farm. All keyword arguments are the function's own.
@@ -75,7 +85,7 @@ class _View(Executor):
         `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
         Raises: `BadNeed`, `BadOption`.
         """
-        given = TaskOptions(lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=name)
+        given = TaskOptions(lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name))
         return FarmView(self._farm, given)
 
 
@@ -83,8 +93,12 @@ class FarmView(_View):
     """A farm seen with options. Closing it closes nothing; the farm stays open."""
 
     def __init__(self, farm: Farm, options: TaskOptions) -> None:
-        self._farm = farm
+        self._whole = farm
         self._options = options
+
+    @property
+    def _farm(self) -> Farm:
+        return self._whole
 
     @property
     def _max_workers(self) -> int:
@@ -118,14 +132,13 @@ class Farm(_View):
         if on_client_loss not in ("kill", "finish"):
             raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
         address = address or os.environ.get("FARMHAND_FARM") or None
-        self._farm = self
         self._options = TaskOptions(lane=own_lane())
         self._max_workers = max_workers or usable_cores()
         self._packer = Packer()
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._closed = False
         self._embedded: EmbeddedFarm | None = None
-        self._large = 0
+        self._large = itertools.count(1)
         config = DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
         if address is None:
             self._embedded = embedded = EmbeddedFarm(_share(self._max_workers, nodes))
@@ -136,31 +149,41 @@ class Farm(_View):
         self._driver = Driver(config)
         self._start()
         self._base = Profile("", output=output, local=bool(config.spool))
-        if initializer is not None:
-            self._base = self._with_initializer(initializer, initargs)
         _remember(self)
+        if initializer is not None:
+            try:
+                self._base = self._with_initializer(initializer, initargs)
+            except BaseException:
+                self.shutdown()
+                raise
+
+    @property
+    def _farm(self) -> Farm:
+        return self
 
     def _start(self) -> None:
         try:
             self._driver.start()
+            if self._embedded is not None:
+                self._driver.config.spool = self._embedded.wait_ready().spool
         except BaseException:
+            self._driver.abandon_start()
             if self._embedded is not None:
                 self._embedded.close()
             raise
-        if self._embedded is not None:
-            self._driver.config.spool = self._embedded.wait_ready().spool
         self._finalizer = weakref.finalize(self, _finish_in_background, self._driver, self._embedded)
 
     def _with_initializer(self, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> Profile:
-        import msgspec
+        import pickle
 
         code = self._packer.code_for(initializer)
         entry, bundles = self._packer.pack_call(initargs, {})
-        call = entry if isinstance(entry, bytes) else __import__("pickle").dumps((entry, {}), 5)
+        call = entry if isinstance(entry, bytes) else pickle.dumps((entry, {}), 5)
         for name, blob in ((code.hash, code.blob), (content_hash(call), call)):
             self._driver.sender.offer_code(name, blob)
         self._offer_bundles((*code.bundles, *bundles))
-        return msgspec.structs.replace(self._base, initializer=code.hash, initargs=content_hash(call), bundles=code.bundles)
+        needed = tuple(sorted({*code.bundles, *bundles}))
+        return msgspec.structs.replace(self._base, initializer=code.hash, initargs=content_hash(call), bundles=needed)
 
     # ---- submitting
 
@@ -233,13 +256,12 @@ class Farm(_View):
 
     def _pack_large(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Large, tuple[str, ...]]:
         """Arguments too large for a message: a file that the slots can open, or chunks in the engine."""
-        self._large += 1
-        blob_id = f"{self._large:x}"
+        blob_id = f"{next(self._large):x}"
         spool = self._driver.config.spool
         if spool:
             path = Path(spool) / f"a-{self._driver.session_id}-{blob_id}"
             try:
-                with path.open("wb", buffering=0) as file:
+                with path.open("wb") as file:
                     bundles = self._packer.pack_call_into(args, kwargs, file.write)
                     size = file.tell()
             except BaseException:
@@ -285,9 +307,20 @@ class Farm(_View):
         return self._driver.session_id
 
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> bool | None:
-        # After Ctrl-C nobody wants to wait for what is left.
-        self.shutdown(wait=True, cancel_futures=exc_type is not None and not issubclass(exc_type, Exception))
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._abandon()
+        else:
+            self.shutdown(wait=True)
         return None
+
+    def _abandon(self) -> None:
+        """After Ctrl-C nobody wants to wait for what is left: as `shutdown`, and what runs fares as when the client dies."""
+        self._closed = True
+        _open.discard(self)
+        if self._finalizer.detach() is not None:
+            self._driver.abandon()
+            if self._embedded is not None:
+                self._embedded.close()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work. `wait`: return when every task has its outcome and everything is closed.
@@ -349,10 +382,25 @@ def _at_interpreter_end() -> None:
     """Before the interpreter joins its threads: wait for what was submitted, as the standard executors do."""
     global _interpreter_ends
     _interpreter_ends = True
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
+        for farm in list(_open):  # Ctrl-C ended the program
+            farm._abandon()
+        return
     for farm in list(_open):
         farm.shutdown(wait=True)
     for thread in list(_finishing):
         thread.join()
+
+
+def _in_forked_child() -> None:
+    """A forked child has neither the session's thread nor a right to the farm's processes: using them there is an error."""
+    for farm in list(_open):
+        farm._driver.on_forked()
+        if farm._embedded is not None:
+            farm._embedded.on_forked()
+        farm._finalizer.detach()
+    _open.clear()
+    _finishing.clear()
 
 
 _hooked = False
@@ -363,6 +411,11 @@ def _remember(farm: Farm) -> None:
     _open.add(farm)
     if not _hooked:
         _hooked = True
+        import concurrent.futures.thread  # its hook, which stops the loop's helper threads, must come after ours
+
+        assert concurrent.futures.thread
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_in_forked_child)
         register = getattr(threading, "_register_atexit", None)  # runs while threads still can be used
         if register is None:
             import atexit

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from concurrent.futures import Future
-from concurrent.futures._base import FINISHED, PENDING
+from concurrent.futures import CancelledError, Future
+from concurrent.futures._base import CANCELLED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
+
+from farmhand.core.tasks import Task, TaskState
+from farmhand.errors import TaskKilled
 
 if TYPE_CHECKING:
     from farmhand.client.driver import Driver
-    from farmhand.core.tasks import Task
 
 _making = threading.Lock()
 
@@ -44,19 +46,48 @@ class FarmFuture(Future):  # type: ignore[type-arg]
                 condition = self._lazy_condition
         return condition
 
+    def running(self) -> bool:
+        """Whether the task runs now, as far as its node has said. One that waits for another run does not."""
+        task = self._task
+        return task is not None and task.state is TaskState.RUNNING and super().running()
+
+    def on_running(self) -> None:
+        """A node says that the task runs; perhaps not for the first time."""
+        if self._state == PENDING:
+            self.set_running_or_notify_cancel()
+
     def cancel(self) -> bool:
         """Withdraw the task. False when it is known to run or is done; True means that it has no other outcome."""
         driver, task = self._driver, self._task
         if driver is not None and task is not None and not driver.cancel(task):
             return self.cancelled()
+        return self._withdraw()
+
+    def _withdraw(self) -> bool:
+        """The core has let go of the task: become cancelled."""
+        with self._condition:
+            if self._state == RUNNING:  # on a node that was lost, and not again since
+                self._state = PENDING
         cancelled = super().cancel()
         if cancelled:
+            driver, entry = self._driver, self._entry
             self._release()
+            if driver is not None and entry is not None:
+                driver.forget(entry)
             with self._condition:
-                notify = self._state == "CANCELLED"
+                notify = self._state == CANCELLED
             if notify:
                 self.set_running_or_notify_cancel()
         return cancelled
+
+    def on_forked(self, error: Exception) -> None:
+        """In a forked child, where the lock may belong to a thread that is not there."""
+        self._lazy_condition = None
+        self._release()
+        self._exception, self._state = error, FINISHED
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a future belongs to the process that made it; send its result() instead")
 
     def kill(self, timeout: float | None = None) -> bool:
         """Stop the task wherever it is, with every process it started, and wait until that is confirmed.
@@ -64,20 +95,14 @@ class FarmFuture(Future):  # type: ignore[type-arg]
         Returns True when it was stopped or cancelled, False when it had ended by itself.
         Raises: `TimeoutError` when nothing is confirmed within `timeout` seconds.
         """
-        from farmhand.errors import TaskKilled
-
         driver, task = self._driver, self._task
         if driver is None or task is None:
-            return self.cancelled()
+            return self.cancelled() or isinstance(self._exception, TaskKilled)
         if driver.kill(task):
-            super().cancel()
-            self.set_running_or_notify_cancel()
-            return True
+            return self._withdraw()
         try:
             return isinstance(self.exception(timeout), TaskKilled)
-        except TimeoutError:
-            raise
-        except BaseException:
+        except CancelledError:
             return True
 
     def _release(self) -> None:

@@ -56,9 +56,11 @@ def _lazy_results(submit_many: SubmitMany, source: Iterator[tuple[Any, ...]], fu
                   deadline: float | None, ahead: int) -> Iterator[Any]:  # fmt: skip
     block = max(1, min(_BLOCK, ahead // 4))
     try:
-        while futures:
+        while True:
             if len(futures) <= ahead - block:
                 futures.extend(submit_many(itertools.islice(source, block)))
+            if not futures:
+                return
             yield _take(futures.popleft(), deadline)
     finally:
         for future in futures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 
@@ -9,7 +10,7 @@ import msgspec
 
 from farmhand import errors
 from farmhand.model.messages import Profile
-from farmhand.model.needs import Lane, parse_need
+from farmhand.model.needs import Lane, Need, parse_need
 from farmhand.model.retry import Retry
 
 
@@ -31,10 +32,16 @@ def own_lane(needs: Iterable[str] = (), priority: int = 0) -> Lane:
     """The lane of Python calls of this interpreter's version with these needs. Raises `BadNeed`, `BadOption`."""
     if isinstance(needs, str):
         raise errors.BadOption(f"needs={needs!r}: write a list, for example needs=[{needs!r}]")
-    if not isinstance(priority, int) or not -100 <= priority <= 100:
+    if not isinstance(priority, int) or isinstance(priority, bool) or not -100 <= priority <= 100:
         raise errors.BadOption(f"priority={priority!r}: a whole number from -100 to 100; higher runs first")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Lane(tuple(sorted(parse_need(need) for need in needs)), python, priority)
+    return Lane(tuple(sorted(_parse(need) for need in needs)), python, priority)
+
+
+def _parse(need: object) -> Need:
+    if not isinstance(need, str):
+        raise errors.BadNeed(f"{need!r} is not a need; write for example 'cpus=2'")
+    return parse_need(need)
 
 
 def as_retry(retries: int | Retry) -> Retry:
@@ -50,6 +57,13 @@ def as_timeout(timeout: float | None) -> float:
     """Seconds from the start of the run; None for no limit. Raises `BadOption`."""
     if timeout is None:
         return 0.0
-    if not isinstance(timeout, int | float) or timeout <= 0:
+    if not isinstance(timeout, int | float) or not timeout > 0:
         raise errors.BadOption(f"timeout={timeout!r}: seconds, more than 0, or None")
-    return float(timeout)
+    return 0.0 if math.isinf(timeout) else float(timeout)
+
+
+def as_name(name: str) -> str:
+    """A name for people. Raises `BadOption`."""
+    if not isinstance(name, str):
+        raise errors.BadOption(f"name={name!r}: a text")
+    return name

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import InvalidStateError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 _DECODE_INLINE_BYTES: Final = 64 * 1024  # larger values are unpickled on another thread, so that the loop stays awake
 _CHUNKS_AHEAD: Final = 16
+_STREAMS_MAX: Final = 2  # values read from the engine at once; each may hold two of the loop's few threads
 
 _ERRORS: Final[dict[Kind, type[errors.TaskError]]] = {
     Kind.CRASHED: errors.TaskCrashed,
@@ -57,6 +61,7 @@ class Results:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._streams = asyncio.Semaphore(_STREAMS_MAX)
 
     def read(self, report: Report, body: memoryview) -> Body:
         """Open a report's body."""
@@ -67,15 +72,15 @@ class Results:
         ready: list[tuple[FarmFuture, Any]] = []
         for task, position in effect.values:
             future: FarmFuture = task.cargo
+            if type(future._entry) is Large:
+                self.forget(future._entry)
             entry = body.entries[position] if position < len(body.entries) else b""
             if type(entry) is tuple:
-                if type(future._entry) is Large:
-                    self._forget(future._entry)
                 ready.append((future, entry[0]))
-            elif entry is None and task.index in body.blobs:
-                self._driver.spawn(self._fetch(future, body.blobs[task.index]))
+            elif entry is None:
+                self._later(future, self._fetch(future, body.blobs.get(task.index)))
             elif len(entry) > _DECODE_INLINE_BYTES:
-                self._driver.spawn(self._open_aside(future, lambda entry=entry: unpack_result(entry)))
+                self._later(future, asyncio.to_thread(self._open, future, lambda entry=entry: unpack_result(entry)))
             else:
                 self._open(future, lambda entry=entry: unpack_result(entry))
         if ready:
@@ -83,52 +88,76 @@ class Results:
 
     def _open(self, future: FarmFuture, read: Callable[[], Any]) -> None:
         """Set a future to what `read` gives or raises."""
-        if type(future._entry) is Large:
-            self._forget(future._entry)
         try:
             value = read()
         except BaseException as error:
-            future._release()
-            future.set_exception(_decode_error(error))
+            self.fail(future, _decode_error(error))
         else:
             settle([(future, value)])
 
-    async def _open_aside(self, future: FarmFuture, read: Callable[[], Any]) -> None:
-        await asyncio.to_thread(self._open, future, read)
+    def fail(self, future: FarmFuture, error: BaseException) -> None:
+        """End a future with an error, unless it has an outcome."""
+        with contextlib.suppress(InvalidStateError):
+            future.set_exception(error)
+        future._release()
 
-    async def _fetch(self, future: FarmFuture, ref: BlobRef) -> None:
+    def _later(self, future: FarmFuture, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` end the future; it counts as open until then."""
+        self._driver.fetching.add(future)
+        self._driver.spawn(self._finish(future, work))
+
+    async def _finish(self, future: FarmFuture, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except BaseException as error:
+            self.fail(future, error if isinstance(error, Exception) else errors.FarmClosed())
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._driver.fetching.discard(future)
+            self._driver.wake_waiters()
+
+    async def _fetch(self, future: FarmFuture, ref: BlobRef | None) -> None:
         """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
+        if ref is None:
+            raise errors.ResultUndecodable("the task succeeded, but its report lacks the value")
         if ref.path:
             await asyncio.to_thread(self._open, future, lambda: _read_file(Path(ref.path)))
             return
         driver = self._driver
-        pipe = ChunkPipe()
-        opened = driver.loop.run_in_executor(None, self._open, future, lambda: load_from(pipe))
-        try:
-            async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
-                await asyncio.to_thread(pipe.put, chunk)
-            await asyncio.to_thread(pipe.put, None)
-        except (errors.EngineError, TimeoutError) as error:
-            await asyncio.to_thread(pipe.put, error)
-        await opened
-        await blobs.remove(driver.connection, driver.session_id, ref.id)
+        async with self._streams:
+            pipe = ChunkPipe()
+            opened = driver.loop.run_in_executor(None, self._open, future, lambda: pipe.load())
+            try:
+                async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
+                    await asyncio.to_thread(pipe.put, chunk)
+                await asyncio.to_thread(pipe.put, None)
+            except (errors.EngineError, TimeoutError) as error:
+                await asyncio.to_thread(pipe.put, error)
+            except BaseException:
+                pipe.close(errors.FarmClosed())
+                raise
+            await opened
+        await self._remove(ref.id)
 
-    def end(self, effect: core.Ended, body: Body) -> None:
-        """This task did not succeed."""
+    def end(self, effect: core.Ended, body: Body | None) -> None:
+        """This task did not succeed. Without a body it was no report that ended it."""
         future: FarmFuture = effect.task.cargo
         if type(future._entry) is Large:
-            self._forget(future._entry)
+            self.forget(future._entry)
         mark = effect.mark
-        if mark.kind is Kind.RAISED and 0 <= effect.position < len(body.entries):
+        if body is not None and mark.kind is Kind.RAISED and 0 <= effect.position < len(body.entries):
             error = unpack_exception(body.entries[effect.position])
+            with contextlib.suppress(Exception):  # a class of the user's may refuse attributes
+                error.add_note(_where(effect))
         else:
-            error = _task_error(effect, body.problem)
+            error = _task_error(effect, body.problem if body is not None else "")
         future._release()
         future.set_exception(error)
         if mark.kind is Kind.INITIALIZER and isinstance(error, Exception):
             self._driver.break_all(error)
 
-    def _forget(self, large: Large) -> None:
+    def forget(self, large: Large) -> None:
         """Large arguments are no longer needed."""
         if large.path:
             Path(large.path).unlink(missing_ok=True)
@@ -146,16 +175,33 @@ class ChunkPipe:
     """A file for the unpickler, fed chunk by chunk from the loop. At most `_CHUNKS_AHEAD` chunks are in memory."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(_CHUNKS_AHEAD)
+        self._room = threading.Semaphore(_CHUNKS_AHEAD)
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._read_out = False  # nobody reads any more
         self._view = memoryview(b"")
 
-    def put(self, item: bytes | bytearray | Exception | None) -> None:
+    def put(self, item: bytes | memoryview | Exception | None) -> None:
         """Add a chunk, or how it ended; waits while the reader is behind."""
-        self._queue.put(item)
+        if not self._read_out:
+            self._room.acquire()
+            self._queue.put(item)
+
+    def close(self, error: Exception) -> None:
+        """End the reading with an error; never waits."""
+        self._queue.put(error)
+
+    def load(self) -> Any:
+        """The value that the chunks are. The writer never waits for a reader that has given up."""
+        try:
+            return load_from(self)
+        finally:
+            self._read_out = True
+            self._room.release(_CHUNKS_AHEAD)
 
     def _more(self) -> bool:
         if not self._view:
             item = self._queue.get()
+            self._room.release()
             if isinstance(item, Exception):
                 raise item
             self._view = memoryview(item if item is not None else b"")
@@ -212,15 +258,21 @@ def _task_error(effect: core.Ended, problem: str) -> errors.TaskError:
     text = _say(mark, task.group.profile.timeout, problem)
     error = _ERRORS.get(mark.kind, errors.TaskFailed)(f"{name}: {text}")
     error.node, error.slot, error.attempt = effect.node, effect.slot, task.attempts
+    error.add_note(_where(effect))
     error.exit_code, error.signal = mark.exit_code, mark.signal
     error.peak_memory, error.tail = mark.peak_memory, mark.tail
-    if task.attempts > 1:
-        error.add_note(f"It was attempted {task.attempts} times.")
     if mark.peak_memory:
         error.add_note(f"Its slot's peak memory was {mark.peak_memory / 1024**2:.0f} MB.")
     if mark.tail:
         error.add_note("The last lines it printed:\n  " + "\n  ".join(mark.tail))
     return error
+
+
+def _where(effect: core.Ended) -> str:
+    """Where a task ended, for people."""
+    task = effect.task
+    place = f"node {effect.node}, slot {effect.slot}" if effect.slot >= 0 else "no node"
+    return f"Task {task.group.profile.name or 'task'!r} on {place}, attempt {task.attempts}."
 
 
 def _say(mark: Mark, timeout: float, problem: str) -> str:

@@ -94,9 +94,9 @@ class Sender:
         frame = messages.pack(work, pack_values(entries))
         self.bytes_out += len(frame)
 
-        def done(_sequence: int, error: errors.EngineError | None) -> None:
+        def done(sequence: int, error: errors.EngineError | None) -> None:
             if error is None:
-                driver.on_stored(batch.token)
+                driver.on_stored(batch.token, sequence)
             else:
                 driver.on_refused(batch.token, error)
 

@@ -1,7 +1,8 @@
 """What a node holds: which work it asks for, which slot runs what, and when a message is finished with.
 
 What it decides: pulls, admission, who is blamed when a slot dies. What it must never do: finish a message before every
-report on it is stored; start a task twice; keep work that it cannot start soon from others.
+report on it is stored; start a task twice; keep work that it cannot start soon from others; give work to a slot that is
+being killed.
 
 Rule 1: a message leaves the node by exactly one of Ack (all reports stored, or its session is gone), Nak (nothing of it was
 started), or Forget (the steward has taken it back).
@@ -27,7 +28,6 @@ from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind, Mark
 
 TOMBSTONES_MAX: Final = 10_000  # orders to stop work that has not arrived; forgotten in order of age
-SURPLUS_S: Final = 0.05  # work beyond the prefetch is kept so long in case a slot frees
 
 
 class HeldState(enum.IntEnum):
@@ -42,8 +42,8 @@ class HeldState(enum.IntEnum):
 class Held:
     """One work message in hand. `cargo` is the shell's (the body, the ack subject)."""
 
-    __slots__ = ("arrived_at", "cargo", "cpus", "done", "dropped", "end", "killing", "lane", "priority", "retracting",
-                 "sequence", "slots", "started_at", "state", "surplus", "unstored", "work")  # fmt: skip
+    __slots__ = ("arrived_at", "cargo", "cpus", "done", "dropped", "end", "killing", "lane", "long", "priority",
+                 "retract_at", "retracting", "sequence", "slots", "started_at", "state", "unstored", "work")  # fmt: skip
 
     def __init__(self, lane: Lane, sequence: int, work: Work, now: float, cargo: Any) -> None:
         self.lane: LaneId = lane.id
@@ -61,8 +61,9 @@ class Held:
         self.unstored = 0  # reports under way to the engine
         self.dropped: set[int] = set()  # indices that must not start
         self.killing: dict[int, Kind] = {}  # why the slot is being killed, by index
-        self.retracting = False
-        self.surplus = False
+        self.retracting = False  # the slot was asked to give back, and has not answered
+        self.retract_at = 0.0  # when to ask it (again)
+        self.long = False  # it has been running for long
 
 
 class Pull(msgspec.Struct, frozen=True, gc=False):
@@ -137,17 +138,22 @@ class Holder:
         self.queue: list[Held] = []  # QUEUED, best first
         self.by_slot: dict[int, Held] = {}  # the slot that runs it only
         self.leaving = False
+        self._down: set[int] = set()  # slots that are being killed or are gone, until they are ready again
         self._lanes: dict[LaneId, _LanePulls] = {}
         self._turn = 0
         self._tombstones: OrderedDict[int, set[int]] = OrderedDict()
 
     @property
-    def capacity(self) -> int:
-        """Messages that the node wants in hand."""
-        return self.slots * (1 + limits.PREFETCH_PER_SLOT)
+    def share(self) -> int:
+        """Messages that the node wants to have waiting: one for each idle slot, and a prefetched one for each that frees soon."""
+        freeing = sum(not held.long for held in self.by_slot.values())
+        wanted = len(self.idle) + (len(self.idle) + freeing) * limits.PREFETCH_PER_SLOT
+        # A wide task at the head keeps its place however long it takes, or narrow ones would take each slot that frees.
+        return max(wanted, 1) if self.queue and self.queue[0].cpus > 1 else wanted
 
     @property
     def busy(self) -> int:
+        """Slots that run something or stand still for it."""
         return sum(len(held.slots) for held in self.by_slot.values())
 
     # ---- lanes and pulls
@@ -172,21 +178,21 @@ class Holder:
             pulls.open = pulls.asking = 0
         return self.plan()
 
-    def on_pull_ended(self, lane: LaneId, *, wait: bool) -> list[Effect]:
-        """The engine answered a request with nothing."""
+    def on_pull_ended(self, lane: LaneId, *, wait: bool, refused: bool = False) -> list[Effect]:
+        """The engine answered a request with nothing. When it refused it, the next tick asks again, and not at once."""
         if pulls := self._lanes.get(lane):
             if wait:
                 pulls.open = max(0, pulls.open - 1)
             else:
                 pulls.asking = max(0, pulls.asking - 1)
                 pulls.pending = 0
-        return self.plan()
+        return [] if refused else self.plan()
 
     def plan(self) -> list[Effect]:
-        """Requests to make now. The number of messages that can arrive stays near the node's capacity."""
+        """Requests to make now. The number of messages that can arrive stays near the node's share."""
         if self.leaving or not self._lanes:
             return []
-        room = self.capacity - len(self.queue) - len(self.by_slot) - sum(p.asking for p in self._lanes.values())
+        room = self.share - len(self.queue) - sum(p.asking for p in self._lanes.values())
         if len(self._lanes) == 1:
             return self._plan_single(next(iter(self._lanes.values())), room)
         effects: list[Effect] = []
@@ -243,7 +249,6 @@ class Holder:
             return [Nak(held)]
         held.dropped = self._tombstones.pop(work.token, set())
         self.held[(lane, sequence)] = held
-        held.surplus = len(self.queue) + len(self.by_slot) >= self.capacity
         self.queue.append(held)
         self.queue.sort(key=lambda h: (-h.priority, h.arrived_at))
         return self._admit(now) + self.plan()
@@ -256,6 +261,7 @@ class Holder:
             held.slots, self.idle = self.idle[: held.cpus], self.idle[held.cpus :]
             held.state = HeldState.RUNNING
             held.started_at = now
+            held.retract_at = now + limits.OVERDUE_S
             self.by_slot[held.slots[0]] = held
             effects.append(Start(held))
         return effects
@@ -263,8 +269,9 @@ class Holder:
     # ---- slots
 
     def on_slot_ready(self, slot: int, now: float) -> list[Effect]:
-        """A slot has started and waits for work."""
-        if slot not in self.idle:
+        """A slot has started and waits for work, or goes on standing still for the task that reserved it."""
+        self._down.discard(slot)
+        if slot not in self.idle and not any(slot in held.slots for held in self.by_slot.values()):
             self.idle.append(slot)
         return self._admit(now) + self.plan()
 
@@ -273,14 +280,17 @@ class Holder:
         held = self.by_slot[slot]
         held.done += count
         held.unstored += 1
-        if held.done < held.end:
+        if held.done < held.end or held.state is HeldState.GONE:  # GONE: the slot is being killed, its work is nobody's
             return []
         return self._release(held, slot, now)
 
     def on_retracted(self, slot: int, first: int, now: float) -> list[Effect]:
         """The slot gave back everything from `first` on."""
         held = self.by_slot.get(slot)
-        if held is None or first >= held.end or first < held.done:
+        if held is None or not held.retracting:  # the answer to a question about an earlier message
+            return []
+        held.retracting = False
+        if held.state is HeldState.GONE or not held.done <= first < held.end:
             return []
         marks = tuple(Mark(i, Kind.RETURNED) for i in range(first, held.end))
         effects: list[Effect] = [Finish(held, first, len(marks), marks)]
@@ -294,9 +304,13 @@ class Holder:
         """Everything of the message is reported: its slots are free."""
         held.state = HeldState.STORING
         self.by_slot.pop(slot, None)
-        self.idle += held.slots
-        held.slots = []
+        self._free(held)
         return self._admit(now) + self.plan() + self._settle(held)
+
+    def _free(self, held: Held) -> None:
+        """Its slots may run other work, but for those that die."""
+        self.idle += [slot for slot in held.slots if slot not in self._down]
+        held.slots = []
 
     def on_stored(self, held: Held) -> list[Effect]:
         """The engine has one report on this message."""
@@ -314,14 +328,12 @@ class Holder:
         """The slot's process is gone. `running` is the index it was at (-1 unknown), `mark` says how it died."""
         if slot in self.idle:
             self.idle.remove(slot)
+        self._down.add(slot)
         held = self.by_slot.pop(slot, None)
         if held is None:
-            self._lose_reserved(slot)
             return []
-        others = [s for s in held.slots if s != slot]
-        self.idle += others
-        held.slots = []
-        if held.state is HeldState.GONE:  # its session is gone, nobody wants a report
+        self._free(held)
+        if held.state is HeldState.GONE:  # nobody wants a report
             return self._admit(now) + self.plan()
         blamed = running if held.done <= running < held.end else held.done
         marks = tuple(self._mark(held, i, blamed, mark) for i in range(held.done, held.end))
@@ -330,18 +342,13 @@ class Holder:
         return [Finish(held, held.done, len(marks), marks), *self._admit(now), *self.plan()]
 
     def _mark(self, held: Held, index: int, blamed: int, mark: Mark) -> Mark:
-        """The fate of one index of a batch whose slot died: only the one that ran is blamed."""
+        """The fate of one index of a batch whose slot died: only the one that ran is blamed, none when we killed the slot."""
         if index in held.dropped:
             return Mark(index, Kind.KILLED)
-        if index != blamed or self.leaving:
+        kind = held.killing.get(index)
+        if kind is None and (index != blamed or held.killing or self.leaving):
             return Mark(index, Kind.RETURNED)
-        kind = held.killing.get(index, mark.kind)
-        return Mark(index, kind, mark.text, mark.exit_code, mark.signal, mark.tail, mark.peak_memory)
-
-    def _lose_reserved(self, slot: int) -> None:
-        for held in self.by_slot.values():
-            if slot in held.slots:
-                held.slots.remove(slot)
+        return Mark(index, mark.kind if kind is None else kind, mark.text, mark.exit_code, mark.signal, mark.tail, mark.peak_memory)
 
     # ---- stopping
 
@@ -349,32 +356,33 @@ class Holder:
         """The session wants this index stopped. `running` is the index its slot is at, -1 when it is not running."""
         held = next((h for h in self.held.values() if h.work.token == token), None)
         if held is None:
-            self._tombstones.setdefault(token, set()).add(index)
-            while len(self._tombstones) > TOMBSTONES_MAX:
-                self._tombstones.popitem(last=False)
+            self._bury(token).add(index)
             return []
         if held.state is HeldState.QUEUED:
             held.dropped.add(index)
             return []
         if held.state is not HeldState.RUNNING or index < held.done:
             return []
-        if index == running:
-            return self._kill(held, index, Kind.KILLED)
+        if index == running and not held.killing:
+            held.killing[index] = Kind.KILLED
+            return self._kill(held.slots[0])
         held.dropped.add(index)
         return [Drop(held.slots[0], index)]
 
     def on_overtime(self, slot: int, index: int, kind: Kind) -> list[Effect]:
         """The task at `index` broke a limit (TIMED_OUT, OUT_OF_MEMORY): its slot must die."""
         held = self.by_slot.get(slot)
-        if held is None or held.killing:
-            return []
-        return self._kill(held, index, kind)
-
-    def _kill(self, held: Held, index: int, kind: Kind) -> list[Effect]:
-        if index in held.killing:
+        if held is None or held.killing or not held.done <= index < held.end:
             return []
         held.killing[index] = kind
-        return [KillSlot(held.slots[0])]
+        return self._kill(slot)
+
+    def _kill(self, slot: int) -> list[Effect]:
+        """Once: by the time of a second order the slot may be another process."""
+        if slot in self._down:
+            return []
+        self._down.add(slot)
+        return [KillSlot(slot)]
 
     def on_session_gone(self, session: str) -> list[Effect]:
         """Nobody waits for this session's work any more."""
@@ -397,20 +405,30 @@ class Holder:
         self.held.pop((held.lane, held.sequence), None)
         if was is HeldState.QUEUED:
             self.queue.remove(held)
-        return [KillSlot(held.slots[0])] if was is HeldState.RUNNING else []
+        return self._kill(held.slots[0]) if was is HeldState.RUNNING else []
 
     def on_leave(self) -> list[Effect]:
         """The owner wants the machine back: take nothing new, hand back what waits, let what runs go on."""
         self.leaving = True
-        waiting, self.queue = self.queue, []
-        for held in waiting:
-            self.held.pop((held.lane, held.sequence), None)
-            held.state = HeldState.GONE
-        return [Nak(held) for held in waiting]
+        return [self._hand_back(held) for held in list(self.queue)]
+
+    def _hand_back(self, held: Held) -> Nak:
+        """Nothing of it was started: let others have it. Orders that came for it are kept, it may come again."""
+        self._abandon(held)
+        if held.dropped:
+            self._bury(held.work.token).update(held.dropped)
+        return Nak(held)
+
+    def _bury(self, token: int) -> set[int]:
+        """The indices of a message that must not start when it arrives."""
+        indices = self._tombstones.setdefault(token, set())
+        while len(self._tombstones) > TOMBSTONES_MAX:
+            self._tombstones.popitem(last=False)
+        return indices
 
     def on_grace_over(self) -> list[Effect]:
         """What still runs is stopped and handed back, without blame."""
-        return [KillSlot(slot) for slot in self.by_slot]
+        return [effect for slot in self.by_slot for effect in self._kill(slot)]
 
     # ---- time
 
@@ -418,15 +436,15 @@ class Holder:
         """Take back what a slot cannot start soon, and hand on what this node holds beyond its share."""
         effects: list[Effect] = []
         for slot, held in self.by_slot.items():
-            if not held.retracting and held.end - held.done > 1 and now - held.started_at >= limits.OVERDUE_S:
+            held.long = now - held.started_at >= limits.LONG_RUN_S
+            if now >= held.retract_at and held.end - held.done > 1 and slot not in self._down:
                 held.retracting = True
+                held.retract_at = now + limits.LONG_RUN_S  # a slot that still loads the batch does not answer
                 effects.append(Retract(slot))
-        for held in [h for h in self.queue if h.surplus and now - h.arrived_at >= SURPLUS_S]:
-            self.queue.remove(held)
-            self.held.pop((held.lane, held.sequence), None)
-            held.state = HeldState.GONE
-            effects.append(Nak(held))
-        return effects
+        for held in self.queue[self.share :]:
+            if now - held.arrived_at >= limits.SURPLUS_S:
+                effects.append(self._hand_back(held))
+        return effects + self.plan()
 
     @property
     def quiet(self) -> bool:

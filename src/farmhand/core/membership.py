@@ -11,13 +11,13 @@ unplugged node is silent for NODE_SILENCE_S. A session's silence means little, b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import msgspec
 
 from farmhand.model import limits
-from farmhand.model.ids import LaneId
+from farmhand.model.ids import LaneId, kill_on_loss
 from farmhand.model.messages import Holding, LaneState, LaneTable, NodeBeat, SessionBeat
 from farmhand.model.needs import Lane
 
@@ -139,6 +139,20 @@ class Membership:
             known.beat, known.seen_at, known.gone_at = beat, now, None
         return []
 
+    def on_census(self, stored: Iterable[str], connected: Collection[str], blind_at: float) -> list[Effect]:
+        """After an outage that ended at `blind_at`: which sessions have something in the engine, and which are connected.
+
+        Who is not connected and has not been heard of since is over, be it known here or only by what it has left.
+        """
+        effects: list[Effect] = []
+        for name in dict.fromkeys((*stored, *self.sessions)):
+            known = self.sessions.get(name)
+            if name in connected or (known is not None and known.seen_at > blind_at):
+                continue
+            self.sessions.pop(name, None)
+            effects.append(SessionLost(name, kill=kill_on_loss(name), why="it did not come back after an outage"))
+        return effects
+
     # ---- time
 
     def on_tick(self, now: float) -> list[Effect]:
@@ -161,7 +175,8 @@ class Membership:
 
     def on_blind(self, now: float) -> None:
         """The steward itself was cut off: nobody's silence meanwhile means anything."""
-        for member in [*self.nodes.values(), *self.sessions.values()]:
+        members: list[_Node | _Session] = [*self.nodes.values(), *self.sessions.values()]
+        for member in members:
             member.seen_at, member.gone_at = now, None
 
     # ---- lanes

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -61,7 +62,7 @@ class Stop(msgspec.Struct, frozen=True, gc=False):
 
 
 class CheckLane(msgspec.Struct, frozen=True, gc=False):
-    """Ask the engine whether this lane holds anything, and say so with `on_lane_checked`."""
+    """Ask the engine for this session's oldest work in the lane, and say so with `on_lane_checked`."""
 
     lane: LaneId
 
@@ -76,14 +77,16 @@ class Session:
         self.counts = Counts()
         self.batches: dict[Token, Batch] = {}
         self.windows: dict[LaneId, Window] = {}
-        self.full = False  # the engine refused the last publish
+        self.full = False  # the engine has no space
         self._secret = secret
         self._bound = bound
         self._sequence = 0
         self._backoff: list[tuple[float, int, Task]] = []  # heap; the number only breaks ties
+        self._refused = False  # the engine did not take the last publish: one at a time until it takes one again
         self._probe_at = 0.0
         self._checked_at = 0.0
-        self._suspects: dict[LaneId, float] = {}  # lanes found empty once, and when
+        self._killing: list[Task] = []  # running tasks that are to be stopped; the order may be lost, so it is repeated
+        self._stop_at = 0.0
 
     # ---- submitting
 
@@ -117,22 +120,32 @@ class Session:
     def plan(self, now: float) -> list[Effect]:
         """Batches to publish now. Call it after any other event."""
         effects: list[Effect] = []
-        if self.full and now < self._probe_at:
-            return effects
-        for window in self.windows.values():
-            while window.rounds and window.room(self._bound) > 0:
-                if self.full and effects:
-                    return effects  # one probe is enough to learn whether there is space again
-                group = window.rounds.popleft()
-                if tasks := self._take(group, window.slots):
-                    effects.append(Send(self._open(group, window, tasks, now)))
-                if group.waiting:
-                    window.rounds.append(group)
-                else:
-                    group.active = False
-        if self.full and effects:
+        if self._refused:
+            if now < self._probe_at:
+                return effects
             self._probe_at = now + limits.STORE_RETRY_S
+        while (window := self._next_window()) is not None:
+            group = window.rounds.popleft()
+            tasks = self._take(group, window.slots)
+            if group.waiting:
+                window.rounds.append(group)
+            else:
+                group.active = False
+            if tasks:
+                effects.append(Send(self._open(group, window, tasks, now)))
+                if self._refused:
+                    break  # one probe is enough to learn whether the engine takes work again
         return effects
+
+    def _next_window(self) -> Window | None:
+        """The lane that may send next: the one with the least under way, so that a bound starves no lane."""
+        if self._bound and len(self.batches) >= self._bound:
+            return None
+        best: Window | None = None
+        for window in self.windows.values():
+            if window.rounds and window.room() > 0 and (best is None or window.in_flight < best.in_flight):
+                best = window
+        return best
 
     def _take(self, group: Group, slots: int) -> list[Task]:
         """The next tasks of a group for one message. A careful task travels alone."""
@@ -151,8 +164,8 @@ class Session:
             if task.careful:
                 break
         group.waiting -= len(tasks)
-        if not backlog:
-            group.waiting = 0
+        if not group.waiting:
+            backlog.clear()  # only cancelled tasks are left in it
         return tasks
 
     def _open(self, group: Group, window: Window, tasks: list[Task], now: float) -> Batch:
@@ -174,22 +187,26 @@ class Session:
 
     # ---- what the engine says about a publish
 
-    def on_stored(self, token: Token) -> None:
-        """The engine has this batch; from now on it is accepted work."""
+    def on_stored(self, token: Token, sequence: int) -> None:
+        """The engine has this batch at that place of its stream; from now on it is accepted work."""
         if batch := self.batches.get(token):
-            batch.stored = True
-        self.full = False
+            batch.sequence = sequence
+        self.full = self._refused = False
 
     def on_refused(self, token: Token, now: float, *, full: bool) -> list[Effect]:
-        """The engine did not take this batch. Its tasks go back to where they came from."""
-        if full:
-            self.full = True
-            self._probe_at = now + limits.STORE_RETRY_S
+        """The engine did not take this batch. Its tasks go back to where they came from, and one batch tries again later."""
+        self.full = full
+        self._refused = True
+        self._probe_at = now + limits.STORE_RETRY_S
         batch = self.batches.get(token)
-        if batch is not None:
-            for task in [t for t in batch.tasks if t is not None]:
-                self._again(batch, task)
-        return []
+        if batch is None:
+            return []
+        effects: list[Effect] = []
+        for task in [t for t in reversed(batch.tasks) if t is not None]:
+            task.attempts -= 1
+            self.counts.rerun -= 1
+            effects += self._again(batch, task)
+        return effects
 
     # ---- what nodes and the steward say
 
@@ -202,18 +219,15 @@ class Session:
         if task is None or task.state is not TaskState.SENT:
             return []
         task.to(TaskState.RUNNING)
-        effects: list[Effect] = [Running(task, node)]
-        if task.killing:
-            effects.append(Stop([(token, index)]))  # the order to stop it may have come before the batch did
-        return effects
+        return [Running(task, node)]
 
     def on_report(self, report: Report, now: float) -> list[Effect]:
         """A node, or the steward for a lost one, says how tasks of a batch ended."""
         batch = self.batches.get(Token(report.token))
-        if batch is None or report.first < 0 or report.first + report.count > batch.count:
-            self.counts.stale += report.count
+        if batch is None or not 0 <= report.first <= report.first + report.count <= batch.count:
+            self.counts.stale += max(0, report.count)
             return []
-        marks = {mark.index: mark for mark in report.marks}
+        marks = {mark.index: mark for mark in report.marks if mark.kind is not Kind.SUCCEEDED}
         effects: list[Effect] = []
         values: list[tuple[Task, int]] = []
         position = ran = 0
@@ -236,6 +250,8 @@ class Session:
         return effects
 
     def _account(self, batch: Batch, report: Report, ran: int) -> None:
+        if not (0.0 <= report.seconds < math.inf and 0.0 <= report.cpu < math.inf):
+            return  # a node that counts like this is not worth learning from
         self.counts.seconds += report.seconds
         self.counts.cpu += report.cpu
         if ran:
@@ -245,22 +261,21 @@ class Session:
         """One task did not succeed: run it again, or end it."""
         kind = mark.kind
         if task.killing and kind in (Kind.KILLED, Kind.RETURNED, Kind.LOST, Kind.CRASHED):
-            return self._end(batch, task, Mark(mark.index, Kind.KILLED, mark.text, tail=mark.tail), -1, report)
+            return self._end(batch, task, Mark(mark.index, Kind.KILLED, mark.text, tail=mark.tail), -1, report.node, report.slot)
         if kind in (Kind.RETURNED, Kind.KILLED):  # KILLED unasked: a node believed that this session had ended
-            self._again(batch, task)
-            return []
+            return self._again(batch, task)
         if kind is Kind.LOST:
             return self._on_loss(batch, task, mark, report)
+        retry = not task.killing and task.group.retry.allows(kind, task.failures)
         if kind is Kind.CRASHED:
             task.deaths += 1
-            if task.deaths < limits.DEATHS_MAX and not task.group.retry.allows(kind, task.failures):
-                task.careful = True
-                self._again(batch, task)
-                return []
-        if task.group.retry.allows(kind, task.failures):
+            task.careful = True
+            if not retry and task.deaths < limits.DEATHS_MAX:
+                return self._again(batch, task)
+        if retry:
             self._back_off(batch, task, now)
             return []
-        return self._end(batch, task, mark, position, report)
+        return self._end(batch, task, mark, position, report.node, report.slot)
 
     def _on_loss(self, batch: Batch, task: Task, mark: Mark, report: Report) -> list[Effect]:
         """The node is gone. Only a task that was known to run is suspected of having killed it."""
@@ -270,18 +285,17 @@ class Session:
             task.losses += 1
         if task.deaths >= limits.DEATHS_MAX or task.losses >= limits.LOSSES_MAX:
             crashed = Mark(mark.index, Kind.CRASHED, mark.text or "the node died each time", tail=mark.tail)
-            return self._end(batch, task, crashed, -1, report)
+            return self._end(batch, task, crashed, -1, report.node, report.slot)
         task.careful = True
-        self._again(batch, task)
-        return []
+        return self._again(batch, task)
 
-    def _end(self, batch: Batch, task: Task, mark: Mark, position: int, report: Report) -> list[Effect]:
+    def _end(self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1) -> list[Effect]:
         self._finish(batch, task)
         if mark.kind is Kind.KILLED:
             self.counts.cancelled += 1
         else:
             self.counts.failed += 1
-        return [Ended(task, mark, position, report.node, report.slot)]
+        return [Ended(task, mark, position, node, slot)]
 
     def _finish(self, batch: Batch, task: Task) -> None:
         """The task has its outcome."""
@@ -295,12 +309,15 @@ class Session:
             del self.batches[batch.token]
             self.windows[batch.group.lane_id].in_flight -= 1
 
-    def _again(self, batch: Batch, task: Task) -> None:
-        """Back to the front of the backlog, under a new token when it is sent again."""
+    def _again(self, batch: Batch, task: Task) -> list[Effect]:
+        """Back to the front of the backlog, under a new token when it is sent again. One that is to be stopped ends here."""
+        if task.killing:
+            return self._end(batch, task, Mark(task.index, Kind.KILLED))
         self._leave(batch, task)
         task.to(TaskState.WAITING)
         self.counts.rerun += 1
         self._queue_first(task)
+        return []
 
     def _queue_first(self, task: Task) -> None:
         task.group.backlog.appendleft(task)
@@ -337,7 +354,9 @@ class Session:
         """Stop a task wherever it is. True when it is ended at once; else its node confirms with a report."""
         cancelled, effects = self.cancel(task)
         if not cancelled and task.state is TaskState.RUNNING:
-            task.killing = True
+            if not task.killing:
+                task.killing = True
+                self._killing.append(task)
             effects.append(Stop([(task.token, task.index)]))
         return cancelled, effects
 
@@ -346,20 +365,33 @@ class Session:
     def next_deadline(self) -> float | None:
         """When `on_tick` has something to do; None when it has nothing."""
         times = [self._backoff[0][0]] if self._backoff else []
-        if self.full:
+        if self._refused and any(window.rounds for window in self.windows.values()):
             times.append(self._probe_at)
+        if self._killing:
+            times.append(self._stop_at)
         if self.batches:
             oldest = next(iter(self.batches.values())).sent_at
             times.append(max(oldest, self._checked_at) + limits.WATCHDOG_S)
         return min(times) if times else None
 
     def on_tick(self, now: float) -> list[Effect]:
-        """Wake what has waited long enough, and ask after batches that nobody has spoken of for long."""
+        """Wake what has waited long enough, repeat orders, and ask after batches that nobody has spoken of for long."""
         while self._backoff and self._backoff[0][0] <= now:
             task = heapq.heappop(self._backoff)[2]
             if task.state is TaskState.BACKOFF:
                 task.to(TaskState.WAITING)
                 self._queue_first(task)
+        return self._repeat_stops(now) + self._check_lanes(now)
+
+    def _repeat_stops(self, now: float) -> list[Effect]:
+        """A node may have been cut off when the order to stop a task was given."""
+        if not self._killing or now < self._stop_at:
+            return []
+        self._stop_at = now + limits.STOP_RETRY_S
+        self._killing = [task for task in self._killing if task.state is TaskState.RUNNING]
+        return [Stop([(task.token, task.index) for task in self._killing])] if self._killing else []
+
+    def _check_lanes(self, now: float) -> list[Effect]:
         if now < self._checked_at + limits.WATCHDOG_S:
             return []
         self._checked_at = now
@@ -367,25 +399,35 @@ class Session:
         for batch in self.batches.values():
             if now - batch.sent_at < limits.WATCHDOG_S:
                 break  # they stand in order of publication
-            if batch.stored:
+            if batch.sequence:
                 lanes[batch.group.lane_id] = None
         return [CheckLane(lane) for lane in lanes]
 
-    def on_lane_checked(self, lane: LaneId, asked_at: float, *, empty: bool) -> list[Effect]:
-        """The engine says whether it holds any work of the lane. Found empty twice, what is still out is lost.
+    def on_lane_checked(self, lane: LaneId, asked_at: float, oldest: int) -> list[Effect]:
+        """The engine says where in its stream this session's oldest work of the lane is, 0 for none.
 
-        Twice, WATCHDOG_S apart, because a report may be on its way while the engine already forgot the work.
+        A batch that it had and has no more is done, and its report is on its way. Missing twice, WATCHDOG_S apart, and
+        still without a report, it is lost.
         """
-        first = self._suspects.pop(lane, None)
-        if not empty:
-            return []
-        if first is None:
-            self._suspects[lane] = asked_at
-            return []
-        for batch in [b for b in self.batches.values() if b.group.lane_id == lane and b.sent_at < first]:
-            for task in [t for t in batch.tasks if t is not None]:
-                self._again(batch, task)
-        return []
+        lost: list[Batch] = []
+        for batch in self.batches.values():
+            if batch.group.lane_id != lane or not batch.sequence or batch.sent_at >= asked_at:
+                continue
+            batch.missed = batch.missed + 1 if not oldest or batch.sequence < oldest else 0
+            if batch.missed >= 2:
+                lost.append(batch)
+        effects: list[Effect] = []
+        for batch in lost:
+            for task in [t for t in reversed(batch.tasks) if t is not None]:
+                effects += self._again(batch, task)
+        return effects
+
+    def unfinished(self) -> list[Task]:
+        """Every task without an outcome, wherever it is."""
+        found = [task for batch in self.batches.values() for task in batch.tasks if task is not None]
+        groups = [group for window in self.windows.values() for group in window.rounds]
+        found += [task for group in groups for task in group.backlog if task.state is TaskState.WAITING]
+        return found + [task for _, _, task in self._backoff if task.state is TaskState.BACKOFF]
 
     @property
     def open(self) -> int:

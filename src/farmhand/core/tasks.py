@@ -100,7 +100,7 @@ class Group:
 class Batch:
     """A published message. A task is replaced by None once it has an outcome or has left this attempt."""
 
-    __slots__ = ("attempt", "count", "group", "left", "sent_at", "stored", "tasks", "token")
+    __slots__ = ("attempt", "count", "group", "left", "missed", "sent_at", "sequence", "tasks", "token")
 
     def __init__(self, token: Token, group: Group, tasks: list[Task], now: float) -> None:
         self.token = token
@@ -109,7 +109,8 @@ class Batch:
         self.count = len(tasks)
         self.left = len(tasks)
         self.sent_at = now
-        self.stored = False
+        self.sequence = 0  # in the engine's stream, 0 until it is stored
+        self.missed = 0  # times that the engine was asked and did not have it any more
         self.attempt = max(task.attempts for task in tasks)
 
 
@@ -125,12 +126,11 @@ class Window:
         self.in_flight = 0  # batches published and not yet closed
         self.rounds: deque[Group] = deque()
 
-    def room(self, bound: int) -> int:
+    def room(self) -> int:
         """Batches that may be published now."""
         if not self.ready:
             return 0
-        wanted = max(limits.WINDOW_MIN, self.slots * limits.BATCHES_PER_SLOT)
-        return min(wanted, bound) - self.in_flight if bound else wanted - self.in_flight
+        return max(limits.WINDOW_MIN, self.slots * limits.BATCHES_PER_SLOT) - self.in_flight
 
 
 class Counts(msgspec.Struct):

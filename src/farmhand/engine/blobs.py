@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from farmhand import errors
@@ -14,7 +14,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
 from farmhand.model import limits
 
-READ_AHEAD_CHUNKS: Final = 32  # chunks waiting in memory for a slow reader before it is told to hurry
+READ_AHEAD_CHUNKS: Final = 16  # chunks waiting in memory for a slow reader; then the engine is asked to pause
 
 
 class Writer:
@@ -36,7 +36,8 @@ class Writer:
         self.size += len(view)
         while view:
             if not self._buffer and len(view) >= limits.CHUNK_BYTES:
-                chunk, view = bytes(view[: limits.CHUNK_BYTES]), view[limits.CHUNK_BYTES :]
+                # A view: the caller's memory is not copied, it must stay as it is until `finish`.
+                chunk, view = view[: limits.CHUNK_BYTES], view[limits.CHUNK_BYTES :]
                 await self._store(chunk)
                 continue
             take = limits.CHUNK_BYTES - len(self._buffer)
@@ -46,7 +47,7 @@ class Writer:
                 await self._store(bytes(self._buffer))
                 self._buffer.clear()
 
-    async def _store(self, chunk: bytes) -> None:
+    async def _store(self, chunk: bytes | memoryview) -> None:
         await self._room.acquire()
         if self._error is not None:
             raise self._error
@@ -71,10 +72,16 @@ class Writer:
             raise self._error
 
 
-async def read(connection: Connection, owner: str, blob_id: str, size: int) -> AsyncIterator[bytes | bytearray]:
+async def read(connection: Connection, owner: str, blob_id: str, size: int) -> AsyncIterator[bytes | memoryview]:
     """The chunks of a blob, in order. Raises `StoreFailed` when nothing comes for REQUEST_S."""
-    queue: asyncio.Queue[bytes | bytearray] = asyncio.Queue()
-    reader = OrderedReader(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"), lambda _s, _n, d: queue.put_nowait(d))
+    queue: asyncio.Queue[bytes | memoryview] = asyncio.Queue()
+
+    def take(_sequence: int, _subject: str, chunk: bytes | memoryview) -> None:
+        queue.put_nowait(chunk)
+        if queue.qsize() >= READ_AHEAD_CHUNKS:
+            reader.pause()
+
+    reader = OrderedReader(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"), take)
     await reader.start()
     try:
         left = size
@@ -84,6 +91,8 @@ async def read(connection: Connection, owner: str, blob_id: str, size: int) -> A
             except TimeoutError:
                 raise errors.StoreFailed(f"{left} bytes of blob {blob_id} are missing") from None
             left -= len(chunk)
+            if queue.qsize() < READ_AHEAD_CHUNKS // 2:
+                reader.resume()
             yield chunk
     finally:
         reader.close()
@@ -99,5 +108,3 @@ async def remove(connection: Connection, owner: str, blob_id: str = "*") -> None
     """Remove one blob, or all of an owner."""
     await purge(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"))
 
-
-Sink = Callable[[bytes | bytearray], None]

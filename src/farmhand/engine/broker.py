@@ -38,7 +38,7 @@ log = logging.getLogger("farmhand.engine")
 START_S: Final = 30.0  # an empty store is up in 10 ms, a million messages in under a second; a cold disk gets this long
 STOP_S: Final = 10.0  # it flushes its stores; then it is killed, which loses nothing that was acknowledged
 CHECK_S: Final = 0.002  # between looks for the ports file, each a wait for the process's end at the same time
-COLLECT_AT: Final = "25"  # per cent of growth before the server collects garbage: 30 MB after a million tasks, not 60
+COLLECT_AT: Final = "50"  # per cent of growth before the server collects garbage: less memory than its 100, faster blobs than 25
 LOG_LINES: Final = 20  # of the log in an error
 LOG_TAIL_BYTES: Final = 16 * 1024
 

@@ -59,6 +59,8 @@ class Link(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def writelines(self, data: list[bytes | bytearray | memoryview]) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -115,6 +117,11 @@ class _Tcp(asyncio.BufferedProtocol):
         if self.transport is not None:
             self.transport.write(data)
 
+    def writelines(self, data: list[bytes | bytearray | memoryview]) -> None:
+        """The same without joining the pieces first, which would copy large ones."""
+        if self.transport is not None:
+            self.transport.writelines(data)
+
     def close(self) -> None:
         if self.transport is not None:
             self.transport.abort()
@@ -132,7 +139,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._link: Link | None = None
-        self._out: list[bytes] = []
+        self._out: list[bytes | bytearray | memoryview] = []
+        self._out_bytes = 0  # of payloads in `_out`
         self._flush_due = False
         self._writable = asyncio.Event()
         self._writable.set()
@@ -390,8 +398,9 @@ class Connection:
             self._out.append(hpub_frame(subject, len(payload), headers, reply))
         else:
             self._out.append(pub_frame(subject, len(payload), reply))
-        self._out.append(payload)  # type: ignore[arg-type]
+        self._out.append(payload)
         self._out.append(CRLF)
+        self._out_bytes += len(payload)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush_out)
@@ -399,9 +408,14 @@ class Connection:
 
     def _flush_out(self) -> None:
         self._flush_due = False
-        if self._out and self._link is not None:
-            self._link.write(b"".join(self._out))
-        self._out.clear()
+        out, self._out = self._out, []
+        size, self._out_bytes = self._out_bytes, 0
+        if not out or self._link is None:
+            return
+        if size >= limits.JOIN_BYTES_MAX:
+            self._link.writelines(out)
+        else:
+            self._link.write(b"".join(out))
 
     async def drain(self) -> None:
         """Wait until the socket takes more. Bulk publishers call it between chunks."""

@@ -27,7 +27,7 @@ class OrderedReader:
     """Call `callback(sequence, subject, data)` for every message of `subject` in `stream`, from `first` on."""
 
     def __init__(self, connection: Connection, stream: str, subject: str,
-                 callback: Callable[[int, str, bytes | bytearray], None], first: int = 1) -> None:  # fmt: skip
+                 callback: Callable[[int, str, bytes | memoryview], None], first: int = 1) -> None:  # fmt: skip
         self.last = first - 1  # stream sequence of the last message handed over
         self._connection = connection
         self._stream = stream
@@ -41,6 +41,19 @@ class OrderedReader:
         self._making: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._closed = False
+        self._paused = False
+        self._go_on = ""  # the flow control subject that we have not answered yet
+
+    def pause(self) -> None:
+        """Ask the engine to send no more; what is on its way (up to 32 MB) still comes."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let it send again."""
+        self._paused = False
+        if self._go_on:
+            self._connection.publish(self._go_on)
+            self._go_on = ""
 
     async def start(self) -> None:
         """Make the first consumer. Raises what the engine says."""
@@ -80,10 +93,12 @@ class OrderedReader:
     def _on_msg(self, msg: Msg) -> None:
         self._heard_at = self._loop.time()
         if msg.status == 100:
-            if msg.reply:  # flow control: the engine waits for this answer before it sends more
-                self._connection.publish(msg.reply)
-            elif stalled := msg.header("Nats-Consumer-Stalled"):
-                self._connection.publish(stalled)
+            # Flow control: the engine waits for an answer on this subject before it sends more.
+            if go_on := msg.reply or msg.header("Nats-Consumer-Stalled"):
+                if self._paused:
+                    self._go_on = go_on
+                else:
+                    self._connection.publish(go_on)
             if (sent := msg.header("Nats-Last-Consumer")) and int(sent) >= self._expected:
                 self._remake()
             return

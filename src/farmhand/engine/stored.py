@@ -43,7 +43,7 @@ Done = Callable[[int, errors.EngineError | None], None]  # stream sequence, or t
 class _Waiting:
     __slots__ = ("deadline", "done", "headers", "payload", "sent_at", "subject")
 
-    def __init__(self, subject: str, payload: bytes, headers: dict[str, str] | None, done: Done, now: float) -> None:
+    def __init__(self, subject: str, payload: bytes | memoryview, headers: dict[str, str] | None, done: Done, now: float) -> None:
         self.subject = subject
         self.payload = payload
         self.headers = headers
@@ -69,7 +69,7 @@ class Publisher:
         connection.on_connected.append(self._resend_all)
         self._timer: asyncio.TimerHandle | None = None
 
-    def publish(self, subject: str, payload: bytes, done: Done, *, msg_id: str = "", first: bool = False) -> None:
+    def publish(self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False) -> None:
         """Store a message. Without `msg_id` a repeat after an outage may be stored twice.
 
         `first`: only when the subject has no message yet; that it has one counts as stored, with sequence 0.
@@ -87,7 +87,7 @@ class Publisher:
         if self._timer is None:
             self._timer = self._loop.call_later(limits.STORE_RETRY_S, self._on_timer)
 
-    async def store(self, subject: str, payload: bytes, *, msg_id: str = "", first: bool = False) -> int:
+    async def store(self, subject: str, payload: bytes | memoryview, *, msg_id: str = "", first: bool = False) -> int:
         """Store a message and return its stream sequence. Raises `EngineFull`, `StoreFailed`."""
         stored: asyncio.Future[int] = self._loop.create_future()
 

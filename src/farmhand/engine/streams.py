@@ -138,6 +138,17 @@ async def purge(connection: Connection, stream: str, subject: str, *, before: in
     await call(connection, f"STREAM.PURGE.{stream}", body)
 
 
+async def subjects_in(connection: Connection, stream: str, matching: str = ">") -> list[str]:
+    """The subjects that have messages in a stream."""
+    found: list[str] = []
+    while True:
+        answer = await call(connection, f"STREAM.INFO.{stream}", {"subjects_filter": matching, "offset": len(found)})
+        page = answer["state"].get("subjects") or {}
+        found += page
+        if not page or len(found) >= int(answer.get("total", 0)):
+            return found
+
+
 async def stream_state(connection: Connection, stream: str) -> dict[str, Any]:
     """Messages, bytes and sequences of a stream."""
     answer = await call(connection, f"STREAM.INFO.{stream}")

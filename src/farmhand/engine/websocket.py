@@ -30,6 +30,9 @@ class WebSocketLink:
     def write(self, data: bytes) -> None:
         self._queue.put_nowait(data)
 
+    def writelines(self, data: list[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(data))
+
     def close(self) -> None:
         self._queue.put_nowait(None)
 

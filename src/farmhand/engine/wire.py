@@ -31,11 +31,11 @@ class ProtocolViolation(Exception):
 
 
 class Msg(msgspec.Struct, frozen=True, gc=False):
-    """One delivered message. `status` is the code of a header-only answer such as 404 or 503, else 0."""
+    """One delivered message; a large payload is a view of the memory it was received into. `status` is the code of a header-only answer such as 404 or 503, else 0."""
 
     subject: str
     reply: str
-    data: bytes | bytearray
+    data: bytes | memoryview
     status: int = 0
     head: bytes = b""
 
@@ -125,20 +125,16 @@ class Reader:
         self._direct, self._direct_at, self._pending = None, 0, None
         if payload[-2:] != CRLF:
             raise ProtocolViolation("a payload does not end with CRLF")
-        del payload[-2:]
-        sid, subject, reply, head_size, _ = pending
-        self._deliver(sid, subject, reply, head_size, payload)
+        sid, subject, reply, head_size, total = pending
+        # A view, not a copy; the transport may still hold the memory, so it cannot be cut shorter.
+        self._deliver(sid, subject, reply, head_size, memoryview(payload)[:total])
 
-    def _deliver(self, sid: int, subject: str, reply: str, head_size: int, payload: bytes | bytearray) -> None:
+    def _deliver(self, sid: int, subject: str, reply: str, head_size: int, payload: bytes | memoryview) -> None:
         if not head_size:
             self._on_msg(sid, Msg(subject, reply, payload))
             return
         head = bytes(payload[:head_size])
-        if isinstance(payload, bytearray):
-            del payload[:head_size]  # moves the memory in place, no second buffer
-        else:
-            payload = payload[head_size:]
-        self._on_msg(sid, Msg(subject, reply, payload, status_of(head), head))
+        self._on_msg(sid, Msg(subject, reply, payload[head_size:], status_of(head), head))
 
     def _parse(self) -> None:
         scratch, find = self._scratch, self._scratch.find

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NewType
 
-SessionId = NewType("SessionId", str)  # 12 characters, lower case and digits, safe in a subject
+SessionId = NewType("SessionId", str)  # lower case and digits, safe in a subject; see `session_id`
 NodeId = NewType("NodeId", str)  # the same; stable over restarts of the agent
 Incarnation = NewType("Incarnation", str)  # one life of an agent's connection
 LaneId = NewType("LaneId", str)  # hash of a requirement set
@@ -12,3 +12,18 @@ TaskNumber = NewType("TaskNumber", int)  # counts from 0 within a session
 Token = NewType("Token", int)  # one attempt: one published batch; 63 bits that nobody else can guess
 CodeHash = NewType("CodeHash", str)  # 32 hexadecimal digits of BLAKE2b
 BlobId = NewType("BlobId", str)
+
+_FINISH = "f"
+
+
+def session_id(chance: str, on_client_loss: str) -> SessionId:
+    """A new session's id, of random hexadecimal digits. Its first letter says what becomes of running tasks without the client.
+
+    In the id, because every message of the session carries it, and a steward may have to know when all else is gone.
+    """
+    return SessionId((_FINISH if on_client_loss == "finish" else "k") + chance)
+
+
+def kill_on_loss(session: str) -> bool:
+    """Whether the running tasks of this session are stopped when its client is gone."""
+    return not session.startswith(_FINISH)

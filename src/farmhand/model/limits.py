@@ -14,6 +14,7 @@ RECONNECT_MAX_S: Final = 2.0  # the longest pause between tries; a farm that com
 PING_INTERVAL_S: Final = 2.0  # with PINGS_OUT_MAX finds a half-open connection in 6 s without burdening the engine
 PINGS_OUT_MAX: Final = 2
 WRITE_BUFFER_BYTES: Final = 4 * MB  # above it bulk publishers wait; below it a chunk is always under way
+JOIN_BYTES_MAX: Final = 64 * 1024  # below it one joined write is cheaper than many pieces
 PAYLOAD_BYTES_MAX: Final = 8 * MB  # the engine's max_payload
 
 # ---- stored publishes
@@ -31,6 +32,7 @@ SPLIT_SECONDS: Final = 0.001  # a batch is cut into pieces for idle slots only w
 BATCHES_PER_SLOT: Final = 3  # published per slot: one running, one prefetched, one on its way
 WINDOW_MIN: Final = 2  # batches, before the steward has said how many slots there are
 INLINE_BYTES_MAX: Final = 128 * 1024  # an argument or result larger than this travels as a blob
+EXCEPTION_BYTES_MAX: Final = 6 * MB  # a larger one is reported in words; with what it is sent with it must fit a message
 DURATION_WEIGHT: Final = 0.3  # of the newest batch in the learned mean
 
 # ---- attempts
@@ -50,6 +52,7 @@ SESSION_SILENCE_S: Final = 30.0  # user code in a client can hold the interprete
 SESSION_GONE_S: Final = 2.0  # after a disconnect event
 STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running
 GRACE_S: Final = 10.0  # a leaving node finishes what runs
+STOP_RETRY_S: Final = 1.0  # an order to stop a running task is repeated until its end is reported
 WATCHDOG_S: Final = 5.0  # a session asks whether what it waits for is still somewhere
 EMBEDDED_START_S: Final = 20.0  # an embedded farm is ready in well under a second; a loaded machine gets this long
 
@@ -57,6 +60,8 @@ EMBEDDED_START_S: Final = 20.0  # an embedded farm is ready in well under a seco
 SLOT_RESTART_S: Final = 0.1  # first pause after a slot that died without having run a task
 SLOT_RESTART_MAX_S: Final = 5.0
 PREFETCH_PER_SLOT: Final = 1
+SURPLUS_S: Final = 0.05  # work beyond the prefetch is kept so long in case a slot frees, then handed back
+LONG_RUN_S: Final = 1.0  # a slot that is busy for longer prefetches nothing: its next message could wait for an hour
 FREE_PULL_S: Final = 30.0  # a long-poll pull; the engine forgets it by then and the agent asks again
 TAIL_LINES: Final = 20  # of a task's output kept for an error
 TAIL_BYTES: Final = 8192

@@ -17,7 +17,7 @@ from farmhand.model import limits
 from farmhand.model.address import parse_address
 from farmhand.node.agent import Agent, Config
 from farmhand.node.monitor import capabilities
-from farmhand.node.slotproc import become_subreaper
+from farmhand.node.processes import become_subreaper
 from farmhand.security.permissions import Role
 
 

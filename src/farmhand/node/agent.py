@@ -28,7 +28,7 @@ from farmhand.model import limits, messages
 from farmhand.model.messages import Holding, NodeBeat, Output, Report, Started, Work
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.version import VERSION
-from farmhand.node import slotwire
+from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
 from farmhand.node.data import Spool
 from farmhand.node.lanes import Lanes
@@ -56,7 +56,7 @@ class Config(msgspec.Struct, kw_only=True):
 class Cargo(msgspec.Struct):
     """What the agent keeps with a held message."""
 
-    frame: bytes | bytearray
+    frame: bytes | memoryview
     ack: str
     files: dict[int, str] = {}
     timers: list[asyncio.TimerHandle] = []
@@ -114,6 +114,8 @@ class Agent:
             task.cancel()
         for slot in self.slots.values():
             slot.close()
+        for stray in processes.adopted():
+            processes.kill(stray)
         if hasattr(self, "connection"):
             await self.connection.close()
 
@@ -121,6 +123,8 @@ class Agent:
         """The supervisor is gone: kill every slot with what it started, and go."""
         for slot in self.slots.values():
             slot.kill_tree()
+        for stray in processes.adopted():
+            processes.kill(stray)
         os._exit(0)
 
     async def leave(self) -> None:
@@ -185,6 +189,8 @@ class Agent:
         await slot.start()
 
     def _on_slot_frame(self, slot: SlotProcess, kind: int, payload: bytes) -> None:
+        if self.slots.get(slot.number) is not slot:
+            return  # the last words of a process that has been replaced
         if kind == slotwire.RESULT:
             self._on_result(slot, payload)
         elif kind == slotwire.OUTPUT:
@@ -265,13 +271,12 @@ class Agent:
 
     def _on_output(self, slot: SlotProcess, payload: bytes) -> None:
         printed = _read_slot_output(payload)
-        if printed.dropped >= 0:
-            slot.tail.extend(text for _, text in printed.lines[-limits.TAIL_LINES :])
-        held = self.holder.by_slot.get(slot.number)
-        if held is not None and held.work.profile.output:
-            work = held.work
+        if not printed.raw:
+            slot.remember(printed.index, [text for _, text in printed.lines])
+        work = slot.work  # also when it has just been reported: what it printed may come a moment later
+        if work is not None and work.profile.output:
             output = Output(work.token, printed.index, self.config.node, slot.number, work.profile.name, printed.lines,
-                            max(0, printed.dropped))  # fmt: skip
+                            printed.dropped)  # fmt: skip
             self.connection.publish(subjects.output(work.session, self.config.node), messages.encode(output))
 
     # ---- work arrives
@@ -288,7 +293,10 @@ class Agent:
             self.connection.publish(msg.reply, b"+TERM")
             return
         self.bytes_in += len(msg.data)
-        cargo = Cargo(msg.data, msg.reply, {}, [])
+        known = self.holder.held.get((lane, sequence))  # type: ignore[call-overload]
+        if known is not None:  # delivered again: only the way to acknowledge it is new
+            known.cargo.ack = msg.reply
+        cargo = known.cargo if known is not None else Cargo(msg.data, msg.reply, {}, [])
         self.carry_out(self.holder.on_message(lane, sequence, work, pending, self._loop.time(), cargo, wait=wait))  # type: ignore[arg-type]
 
     def carry_out(self, effects: list[holding.Effect]) -> None:
@@ -339,6 +347,8 @@ class Agent:
 
     def _refuse(self, held: holding.Held, why: str) -> None:
         """End a message whose slot has not been touched."""
+        if held.state is not holding.HeldState.RUNNING:
+            return  # its slot died or its session ended meanwhile
         slot = held.slots[0]
         marks = tuple(Mark(i, Kind.REFUSED, why) for i in range(held.work.count))
         self._store(held, Report(messages.PROTOCOL, held.work.token, 0, held.work.count, self.config.node, slot, marks))
@@ -350,7 +360,7 @@ class Agent:
         run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), str(self.config.spool), work.attempt)
         if work.alone:
             self._announce(held, 0)
-        slot.run(run, held.cargo.frame)
+        slot.run(run, work, held.cargo.frame)
         timers = held.cargo.timers
         timers.append(self._loop.call_later(limits.STARTED_NOTICE_S, self._announce_running, held, slot))
         if work.profile.timeout:
@@ -361,10 +371,15 @@ class Agent:
             timer.cancel()
         held.cargo.timers.clear()
 
-    def _announce_running(self, held: holding.Held, slot: SlotProcess) -> None:
+    def _announce_running(self, held: holding.Held, slot: SlotProcess, pause: float = limits.STARTED_NOTICE_S) -> None:
+        if held.state is not holding.HeldState.RUNNING or self.slots.get(slot.number) is not slot:
+            return
         index, _ = slot.running()
-        if index >= 0 and held.state is holding.HeldState.RUNNING:
+        if index >= 0:
             self._announce(held, index)
+        else:  # it still loads the function or its arguments
+            pause = min(2 * pause, limits.OVERDUE_S)
+            held.cargo.timers.append(self._loop.call_later(pause, self._announce_running, held, slot, pause))
 
     def _announce(self, held: holding.Held, index: int) -> None:
         notice = Started(held.work.token, index, self.config.node, held.slots[0])
@@ -379,8 +394,8 @@ class Agent:
         left = began + timeout - time.monotonic() if index >= 0 else timeout
         if index >= 0 and left <= 0:
             self.carry_out(self.holder.on_overtime(slot.number, index, Kind.TIMED_OUT))
-        else:
-            held.cargo.timers.append(self._loop.call_later(max(left, 0.001), self._check_timeout, held, slot))
+            left = timeout  # it may just have ended: then the next one of the batch has its time
+        held.cargo.timers.append(self._loop.call_later(max(left, 0.001), self._check_timeout, held, slot))
 
     # ---- orders
 
@@ -410,6 +425,7 @@ class Agent:
 
     def _on_tick(self) -> None:
         now = self._loop.time()
+        processes.reap_adopted()
         effects = self.holder.on_tick(now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):

@@ -32,7 +32,7 @@ class Spool:
                 found[ref.index] = ref.path
                 continue
             path = self.folder / f"a-{work.session}-{ref.id}"
-            with path.open("wb", buffering=0) as file:
+            with path.open("wb") as file:
                 async for chunk in blobs.read(self._connection, work.session, ref.id, ref.size):
                     await asyncio.to_thread(file.write, chunk)
             found[ref.index] = str(path)

@@ -141,7 +141,7 @@ class Host:
         self._children: dict[str, Child] = {}
         self._stopping = False
         self._pin = ""  # of the farm's CA, when it has one
-        self._local = is_loopback(config.listen)
+        self.local = is_loopback(config.listen)
         self._spool = paths.shared_memory() / f"farmhand-{secrets.token_hex(6)}"
         self._broker: Broker
         self._users: UserStore
@@ -220,7 +220,7 @@ class Host:
         config, folder = self.config, self.folder
         cert: Path | None = None
         key: Path | None = None
-        if not self._local and not config.insecure_plaintext:
+        if not self.local and not config.insecure_plaintext:
             from farmhand.security import authority
 
             files = authority.prepare(folder.tls, authority.listen_names(config.listen))
@@ -265,16 +265,16 @@ class Host:
             address=address, pid=os.getpid(), version=VERSION, engine_pid=self._broker.pid,
             steward_pid=self._children["steward"].pid,
             node_pids=tuple(child.pid for name, child in self._children.items() if name != "steward"),
-            join_line=self._join_line(parse_address(address)), port=ports.nats, spool=str(self._spool) if self._local else "",
+            join_line=self._join_line(parse_address(address)), port=ports.nats, spool=str(self._spool) if self.local else "",
         )  # fmt: skip
 
     def _join_line(self, address: Address) -> str:
         from farmhand.security.joinline import JoinLine
 
-        if not self._local:
+        if not self.local:
             address = msgspec.structs.replace(address, host=self._public_host())
         line = JoinLine(msgspec.structs.replace(address, token="", pin=""), self._users.load().join_token, self._pin,
-                        self.config.insecure_plaintext and not self._local)  # fmt: skip
+                        self.config.insecure_plaintext and not self.local)  # fmt: skip
         return str(line)
 
     def _public_host(self) -> str:

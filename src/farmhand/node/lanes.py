@@ -26,7 +26,8 @@ log = logging.getLogger("farmhand.node")
 
 _WAIT: Final = msgspec.json.encode({"batch": 1, "expires": int(limits.FREE_PULL_S * 1e9)})
 _NO_WAIT: Final = msgspec.json.encode({"batch": 1, "no_wait": True})
-_PULL_ENDED: Final = frozenset({404, 408, 409, 503})  # nothing there, time over, the consumer changed, it is gone
+_PULL_ENDED: Final = frozenset({404, 408})  # nothing there, time over
+_PULL_REFUSED: Final = frozenset({409, 503})  # the consumer changed, it is gone: the next one would hear the same at once
 
 
 class Lanes:
@@ -64,8 +65,9 @@ class Lanes:
         def on_msg(msg: Msg) -> None:
             if not msg.status:
                 agent.on_work(lane, msg, wait=wait)
-            elif msg.status in _PULL_ENDED:
-                agent.carry_out(agent.holder.on_pull_ended(lane, wait=wait))
+            elif msg.status in _PULL_ENDED or msg.status in _PULL_REFUSED:
+                refused = msg.status in _PULL_REFUSED
+                agent.carry_out(agent.holder.on_pull_ended(lane, wait=wait, refused=refused))
 
         return agent.connection.subscribe(self._inbox(lane, wait=wait), on_msg)
 

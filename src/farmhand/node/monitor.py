@@ -26,7 +26,7 @@ def memory(pid: int) -> int:
 
 def tree_memory(pid: int) -> int:
     """Resident bytes of a process and everything it started."""
-    from farmhand.node.slotproc import descendants
+    from farmhand.node.processes import descendants
 
     return memory(pid) + sum(memory(child) for child in descendants(pid))
 

@@ -5,54 +5,90 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from farmhand.model import limits
+
+_FORMATTER: Final = logging.Formatter("%(levelname)s %(name)s: %(message)s")
+_LINES_A_FRAME: Final = 64  # of OUTPUT_LINE_BYTES at most: a message stays well below what the engine takes
 
 Send = Callable[[int, tuple[tuple[int, str], ...], int], None]
 
 
+class Budget:
+    """How many lines may go on: OUTPUT_LINES_PER_S; those above are counted."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._left = float(limits.OUTPUT_LINES_PER_S)
+        self._filled_at = time.monotonic()
+
+    def take(self, lines: list[str]) -> tuple[list[str], int]:
+        """The lines that may go on now, and how many were dropped before them."""
+        now = time.monotonic()
+        self._left = min(limits.OUTPUT_LINES_PER_S, self._left + (now - self._filled_at) * limits.OUTPUT_LINES_PER_S)
+        self._filled_at = now
+        allowed = lines[: int(self._left)]
+        self._left -= len(allowed)
+        dropped = self.take_dropped() if allowed else 0
+        self.dropped += len(lines) - len(allowed)
+        return allowed, dropped
+
+    def take_dropped(self) -> int:
+        """The number of dropped lines that nobody has been told of; from now on somebody has."""
+        dropped, self.dropped = self.dropped, 0
+        return dropped
+
+
 class Printer:
-    """Collects lines of the current task and sends them; more than OUTPUT_LINES_PER_S are counted, not sent."""
+    """Collects lines of the current task and sends them, within a budget. Any thread of a task may print."""
 
     def __init__(self, send: Send) -> None:
         self.index = -1  # of the task that runs
-        self.enabled = False
-        self.partial = False  # a line without its end is waiting
+        self.unsent = False  # a line without its end is waiting, or the number of those that were dropped
         self._send = send
         self._streams = (_Stream(self, 1), _Stream(self, 2))
-        self._budget = float(limits.OUTPUT_LINES_PER_S)
-        self._filled_at = time.monotonic()
-        self._dropped = 0
+        self._budget = Budget()
+        self._lock = threading.RLock()  # a signal handler may print while its thread prints
 
     def install(self) -> None:
-        """Become `sys.stdout`, `sys.stderr` and the place where `logging` writes."""
-        sys.stdout, sys.stderr = self._streams
-        handler = logging.StreamHandler(self._streams[1])
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
+        """Become `sys.stdout`, `sys.stderr` and so the place where `logging` writes. Again when a task has replaced them."""
+        if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
+            sys.stdout, sys.stderr = self._streams
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(_FORMATTER)  # of tasks that have not set logging up themselves
 
     def take(self, stream: int, lines: list[str]) -> None:
         """Whole lines have been printed."""
-        now = time.monotonic()
-        self._budget = min(limits.OUTPUT_LINES_PER_S, self._budget + (now - self._filled_at) * limits.OUTPUT_LINES_PER_S)
-        self._filled_at = now
-        allowed = lines[: int(self._budget)]
-        self._budget -= len(allowed)
-        self._dropped += len(lines) - len(allowed)
-        if allowed:
-            dropped, self._dropped = self._dropped, 0
-            self._send(self.index, tuple((stream, line[: limits.OUTPUT_LINE_BYTES]) for line in allowed), dropped)
+        allowed, dropped = self._budget.take(lines)
+        for at in range(0, len(allowed), _LINES_A_FRAME):
+            frame = tuple((stream, line[: limits.OUTPUT_LINE_BYTES]) for line in allowed[at : at + _LINES_A_FRAME])
+            self._send(self.index, frame, dropped)
+            dropped = 0
+        self.unsent = self.unsent or self._budget.dropped > 0
 
     def flush(self) -> None:
         """Send unfinished lines too: the task has ended."""
-        for stream in self._streams:
-            stream.finish()
-        self.partial = False
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._send(self.index, (), dropped)
+        with self._lock:
+            self.unsent = False
+            for stream in self._streams:
+                stream.finish()
+            if dropped := self._budget.take_dropped():
+                self._send(self.index, (), dropped)
+
+    def write(self, stream: _Stream, text: str) -> None:
+        """A piece of text has been printed."""
+        with self._lock:
+            *lines, rest = (stream.rest + text).split("\n")
+            if len(rest) > limits.OUTPUT_LINE_BYTES:
+                lines, rest = [*lines, rest], ""
+            stream.rest = rest
+            self.unsent = self.unsent or bool(rest)
+            if lines:
+                self.take(stream.number, lines)
 
 
 class _Stream(io.TextIOBase):
@@ -60,8 +96,8 @@ class _Stream(io.TextIOBase):
 
     def __init__(self, printer: Printer, number: int) -> None:
         self._printer = printer
-        self._number = number
-        self._rest = ""
+        self.number = number
+        self.rest = ""  # printed, and not yet a whole line
         self._raw = _Raw(self)
 
     @property
@@ -76,7 +112,7 @@ class _Stream(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        return self._number
+        return self.number
 
     def isatty(self) -> bool:
         return False
@@ -84,20 +120,14 @@ class _Stream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        *lines, rest = (self._rest + text).split("\n")
-        self._rest = rest
-        if len(rest) > limits.OUTPUT_LINE_BYTES:
-            lines, self._rest = [*lines, rest], ""
-        self._printer.partial = self._printer.partial or bool(self._rest)
-        if lines:
-            self._printer.take(self._number, lines)
+        self._printer.write(self, text)
         return len(text)
 
     def finish(self) -> None:
         """Send what has no newline."""
-        if self._rest:
-            rest, self._rest = self._rest, ""
-            self._printer.take(self._number, [rest])
+        if self.rest:
+            rest, self.rest = self.rest, ""
+            self._printer.take(self.number, [rest])
 
     @property
     def buffer(self) -> io.RawIOBase:

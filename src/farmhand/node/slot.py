@@ -28,6 +28,7 @@ import msgspec
 from farmhand.code.failure import pack_exception
 from farmhand.code.load import Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
+from farmhand.errors import TaskFailed
 from farmhand.model import limits
 from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
@@ -78,6 +79,7 @@ class Slot:
         self._progress = _map_progress(progress)
         self._initialized = ("", "")  # whose initializer ran last, and its error text
         self.printer = Printer(self._send_output)
+        self._descriptors = Descriptors()
 
     # ---- frames
 
@@ -140,7 +142,7 @@ class Slot:
             self._refuse(work, error)
             return
         self._batch = batch
-        self.printer.enabled = True
+        self.printer.install()
         try:
             while True:
                 try:
@@ -158,6 +160,7 @@ class Slot:
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
+        self._descriptors.mend()
 
     def _run_one(self, batch: Batch, function: Any, index: int) -> None:
         """One call, from its entry to its packed result. Whatever it raises is its result."""
@@ -170,8 +173,8 @@ class Slot:
             entry = batch.entries[index]
             batch.entries[index] = None  # so that a large argument is free while the next task runs
             if index in batch.files:
-                with open(batch.files[index], "rb", buffering=0) as file:
-                    value = self._loader.call_from(function, _Lines(file))
+                with open(batch.files[index], "rb") as file:
+                    value = self._loader.call_from(function, file)
             else:
                 value = self._loader.call(function, entry)
             del entry
@@ -182,8 +185,7 @@ class Slot:
             del value
         except BaseException as error:
             mark = Mark(index, Kind.RAISED, type(error).__name__)
-            note = f"raised in task {batch.work.profile.name!r} on slot {self.number}, attempt {batch.run.attempt}"
-            packed = pack_exception(error, note)
+            packed = _pack_error(error)
             size = len(packed)
             del error
         ended = time.monotonic_ns()
@@ -194,7 +196,7 @@ class Slot:
             batch.count += 1
             batch.bytes += size
             batch.seconds += (ended - began) / 1e9
-        if self.printer.partial:
+        if self.printer.unsent:
             self.printer.flush()
         now = ended / 1e9
         if batch.count == 1:
@@ -287,23 +289,39 @@ class InitializerError(Exception):
     """The session's initializer raised in this slot."""
 
 
-class _Lines:
-    """A raw file for the unpickler: reads straight into place, and has the `readline` that it insists on."""
+def _pack_error(error: BaseException) -> bytes:
+    """An exception; one that is too large for a message in words."""
+    packed = pack_exception(error)
+    if len(packed) <= limits.EXCEPTION_BYTES_MAX:
+        return packed
+    words = f"{str(error)[:1000]} ... (shown in words, because with {len(packed)} bytes it is too large to be sent)"
+    return pack_exception(TaskFailed(f"{type(error).__name__}: {words}").with_traceback(error.__traceback__))
 
-    def __init__(self, file: Any) -> None:
-        self.readinto = file.readinto
-        self._file = file
-        self.readline = file.readline
 
-    def read(self, size: int) -> bytes:
-        """Exactly `size` bytes unless the file ends; a raw read may bring less."""
-        data = self._file.read(size)
-        while data and len(data) < size:
-            more = self._file.read(size - len(data))
-            if not more:
-                break
-            data += more
-        return bytes(data)
+def _open_sink(descriptor: int) -> BinaryIO:
+    """Where frames go. On a descriptor of its own, no child process inherits it; else standard output is moved away."""
+    if descriptor > 2:
+        os.set_inheritable(descriptor, False)
+        return os.fdopen(descriptor, "wb")
+    moved = os.fdopen(os.dup(descriptor), "wb")
+    os.dup2(2, descriptor)
+    return moved
+
+
+class Descriptors:
+    """Standard input, output and error of this process: put back when a task has closed them."""
+
+    def __init__(self) -> None:
+        self._spare = tuple(os.dup(standard) for standard in (0, 1, 2))
+
+    def mend(self) -> None:
+        """One that is open is left alone: whoever opened it may still use it."""
+        for standard, spare in enumerate(self._spare):
+            try:
+                os.fstat(standard)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.dup2(spare, standard)
 
 
 def _map_progress(path: Path) -> mmap.mmap:
@@ -333,7 +351,7 @@ def die_with_parent() -> None:
 def main() -> None:
     """Entry point of the child process; `farmhand.node.slotproc` starts it."""
     parser = argparse.ArgumentParser(prog="farmhand-slot")
-    for name in ("number", "cache", "progress", "parent"):
+    for name in ("number", "cache", "progress", "parent", "sink"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
     die_with_parent()
@@ -341,10 +359,10 @@ def main() -> None:
         os._exit(1)  # the agent died before the line above
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source = os.fdopen(os.dup(0), "rb", buffering=0)
-    sink = os.fdopen(os.dup(1), "wb")
+    sink = _open_sink(int(options.sink))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    os.dup2(2, 1)  # what C code and child processes print goes to the agent's pipe for standard error
+    os.close(null)
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(file=2)
     slot = Slot(int(options.number), Path(options.cache), Path(options.progress), source, sink)

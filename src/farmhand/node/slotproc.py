@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import mmap
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import msgspec
 
 from farmhand.model import limits
-from farmhand.node import slotwire
+from farmhand.model.messages import Work
+from farmhand.node import processes, slotwire
+from farmhand.node.output import Budget
+from farmhand.node.slotpipes import Pipes, launch
 
 _encode = msgspec.msgpack.Encoder().encode
+SLOT_VARIABLE: Final = "FARMHAND_SLOT"  # marks a slot's processes, also those that it disowned
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -28,15 +29,12 @@ class Exit(msgspec.Struct, frozen=True):
     signal: int | None
 
     def __str__(self) -> str:
-        if self.signal is not None:
-            try:
-                return f"killed by {signal.Signals(self.signal).name}"
-            except ValueError:
-                return f"killed by signal {self.signal}"
-        return f"exit code {self.code}"
+        if self.signal is None:
+            return f"exit code {self.code}"
+        return f"killed by {processes.signal_name(self.signal)}"
 
 
-class SlotProcess(asyncio.SubprocessProtocol):
+class SlotProcess:
     """Callbacks run on the agent's loop: `on_frame(slot, kind, payload)` and `on_exit(slot, exit)`."""
 
     def __init__(self, number: int, folder: Path, cache: Path, on_frame: Callable[[SlotProcess, int, bytes], None],
@@ -45,17 +43,19 @@ class SlotProcess(asyncio.SubprocessProtocol):
         self.ready = False
         self.pid = 0
         self.tail: deque[str] = deque(maxlen=limits.TAIL_LINES)
+        self._tail_of = -1
         self.peak_memory = 0
         self.killed = False
+        self.work: Work | None = None  # what it was last given, for the lines that it prints
         self._folder = folder
         self._cache = cache
         self._on_frame = on_frame
         self._on_exit = on_exit
         self._frames = slotwire.Frames(lambda kind, payload: self._on_frame(self, kind, payload))
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._stdin: Any = None
+        self._pipes: Pipes | None = None
         self._progress: mmap.mmap | None = None
-        self._error_rest = b""
+        self._rest = {1: b"", 2: b""}  # printed, and not yet a whole line
+        self._budget = Budget()
 
     async def start(self) -> None:
         """Spawn the process. Raises `OSError` when that fails."""
@@ -67,52 +67,64 @@ class SlotProcess(asyncio.SubprocessProtocol):
             sys.executable, "-m", "farmhand.node.slot", "--number", str(self.number), "--cache", str(self._cache),
             "--progress", str(path), "--parent", str(os.getpid()),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "FARMHAND_SLOT": str(self.number)}
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.subprocess_exec(lambda: self, *command, env=environment, start_new_session=True)
-        self._transport = transport
-        self._stdin = transport.get_pipe_transport(0)
-        self.pid = transport.get_pid()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", SLOT_VARIABLE: str(self.number)}
+        self._pipes = await launch(command, environment, self)
+        self.pid = self._pipes.pid
 
     # ---- events of the process
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 1:
-            try:
-                self._frames.feed(data)
-            except ValueError:
-                self.kill()
-        else:
-            self._take_error_output(data)
+    def on_data(self, data: bytes) -> None:
+        """See `slotpipes.Listener`."""
+        try:
+            self._frames.feed(data)
+        except ValueError:
+            self.kill()
 
-    def _take_error_output(self, data: bytes) -> None:
-        """What C code, child processes and the dying interpreter print. Kept for the error message."""
-        *lines, rest = (self._error_rest + data).split(b"\n")
-        self._error_rest = rest[-limits.OUTPUT_LINE_BYTES :]
-        for line in lines[-limits.TAIL_LINES :]:
-            self.tail.append(line.decode(errors="replace")[: limits.OUTPUT_LINE_BYTES])
-        if lines:
-            text = tuple((2, line.decode(errors="replace")[: limits.OUTPUT_LINE_BYTES]) for line in lines)
-            self._on_frame(self, slotwire.OUTPUT, _encode(slotwire.SlotOutput(self.running()[0], text, -1)))
+    def on_printed(self, stream: int, data: bytes) -> None:
+        """What C code, child processes and the dying interpreter print. Its end is kept for the error message."""
+        *lines, rest = (self._rest[stream] + data).split(b"\n")
+        self._rest[stream] = rest
+        if len(rest) > limits.OUTPUT_LINE_BYTES:
+            lines, self._rest[stream] = [*lines, rest], b""
+        self._send_lines(stream, lines)
 
-    def process_exited(self) -> None:
-        assert self._transport is not None
-        status = self._transport.get_returncode()
+    def remember(self, index: int, lines: list[str]) -> None:
+        """Keep the end of what the task at `index` printed."""
+        if index != self._tail_of:
+            self._tail_of = index
+            self.tail.clear()
+        self.tail.extend(lines[-limits.TAIL_LINES :])
+
+    def _send_lines(self, stream: int, lines: list[bytes]) -> None:
+        texts = [line.decode(errors="replace")[: limits.OUTPUT_LINE_BYTES] for line in lines]
+        self.remember(self.running()[0], texts)
+        allowed, dropped = self._budget.take(texts)
+        if allowed:
+            printed = slotwire.SlotOutput(self.running()[0], tuple((stream, text) for text in allowed), dropped, raw=True)
+            self._on_frame(self, slotwire.OUTPUT, _encode(printed))
+
+    def on_dying(self) -> None:
+        """See `slotpipes.Listener`."""
         self.kill_tree()
-        if status is not None and status < 0:
-            self._on_exit(self, Exit(None, -status))
-        else:
-            self._on_exit(self, Exit(status, None))
+
+    def on_dead(self, code: int | None, signal: int | None, peak_memory: int) -> None:
+        """See `slotpipes.Listener`."""
+        for stream, rest in self._rest.items():
+            if rest:
+                self._send_lines(stream, [rest])
+        self.peak_memory = max(self.peak_memory, peak_memory)
+        self._on_exit(self, Exit(code, signal))
 
     # ---- talking to it
 
     def write(self, kind: int, payload: bytes | memoryview = b"") -> None:
         """Send one frame; a dead slot's frame is dropped, its exit tells the rest."""
-        if self._stdin is not None and not self._stdin.is_closing():
-            self._stdin.write(slotwire.frame(kind, payload))
+        if self._pipes is not None:
+            self._pipes.write(slotwire.frame(kind, payload))
 
-    def run(self, run: slotwire.Run, frame: bytes | memoryview) -> None:
+    def run(self, run: slotwire.Run, work: Work, frame: bytes | memoryview) -> None:
         """Give it a work message."""
+        self.work = work
         head = _encode(run)
         self.write(slotwire.RUN, b"".join((slotwire.HEAD.pack(len(head), 0), head, frame)))
 
@@ -131,45 +143,17 @@ class SlotProcess(asyncio.SubprocessProtocol):
         self.kill_tree()
 
     def kill_tree(self) -> None:
-        """SIGKILL to the group, and to descendants that left the group."""
-        if not self.pid:
-            return
-        strays = descendants(self.pid)
-        if os.name == "posix":
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-        elif self._transport is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._transport.kill()
-        for stray in strays:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(stray, getattr(signal, "SIGKILL", signal.SIGTERM))
+        """SIGKILL to the group, to descendants that left the group, and to those that have left the family."""
+        if self.pid:
+            strays = processes.descendants(self.pid) + processes.adopted(SLOT_VARIABLE, str(self.number))
+            processes.kill_group(self.pid)
+            for stray in strays:
+                processes.kill(stray)
 
     def close(self) -> None:
         """End the process without a word to the agent's callbacks."""
         self._on_exit = lambda _slot, _exit: None
         self._on_frame = lambda _slot, _kind, _payload: None
         self.kill()
-        if self._transport is not None:
-            self._transport.close()
-
-
-def descendants(pid: int) -> list[int]:
-    """Process ids below `pid`, found by a walk over the process table."""
-    import psutil
-
-    try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def become_subreaper() -> None:
-    """Linux: adopt what tasks leave behind, so that a daemon that a task forked twice is still ours to kill."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_child_subreaper = 36
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+        if self._pipes is not None:
+            self._pipes.close()

@@ -51,11 +51,12 @@ class SlotResult(msgspec.Struct, array_like=True):
 
 
 class SlotOutput(msgspec.Struct, array_like=True):
-    """Lines that the task at `index` printed."""
+    """Lines that the task at `index` printed. `raw`: taken by the agent from the descriptors, not by the slot."""
 
     index: int
     lines: tuple[tuple[int, str], ...]
     dropped: int = 0
+    raw: bool = False
 
 
 def frame(kind: int, payload: bytes | bytearray | memoryview = b"") -> bytes:

@@ -9,9 +9,10 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
+
 from farmhand import errors
 from farmhand.engine.connection import Connection
-from farmhand.engine.wire import Msg
 from farmhand.model import messages
 from farmhand.model.messages import JoinRequest
 from farmhand.model.version import VERSION
@@ -28,6 +29,7 @@ class Enrolment:
         self._users = users
         self._ca_pem = ca_pem
         self._lock = asyncio.Lock()
+        self._unread = True  # whether the engine may not have read the list yet; an earlier steward may have died before
 
     async def join(self, request: JoinRequest, system: Connection | None) -> dict[str, Any]:
         """Enrol a key. Raises `VersionMismatch`, `NameTaken`, `BadOption`."""
@@ -42,33 +44,20 @@ class Enrolment:
             raise errors.CredentialRefused("this farm's steward has no access to the engine's system account")
         async with self._lock:
             user = User(role=Role(request.role), name=request.name, public_key=request.public)
-            changed = await asyncio.to_thread(self._users.add, user)
-            if changed:
+            self._unread |= await asyncio.to_thread(self._users.add, user)
+            if self._unread:
                 await reload_engine(system)
+                self._unread = False
         log.info("enrolled %s %s", request.role, request.name)
         return {"version": VERSION, "ca": self._ca_pem}
 
 
 async def reload_engine(system: Connection) -> None:
-    """Make the engine read its configuration again. Raises `EngineError` when it refuses."""
-    ids: list[str] = []
-    done = asyncio.Event()
-
-    def on_answer(msg: Msg) -> None:
-        import msgspec
-
-        answer = msgspec.json.decode(msg.data)
-        ids.append(str((answer.get("error") or {}).get("description", "")))
-        done.set()
-
-    inbox = f"{system.options.inbox}.reload"
-    subscription = system.subscribe(inbox, on_answer)
+    """Make the engine read its configuration again. Raises `EngineError` when it refuses or does not answer."""
+    subject = f"$SYS.REQ.SERVER.{system.server.get('server_id')}.RELOAD"
     try:
-        system.publish("$SYS.REQ.SERVER.PING.RELOAD", reply=inbox)
-        await asyncio.wait_for(done.wait(), 5.0)
+        answer = msgspec.json.decode((await system.request(subject)).data)
     except TimeoutError:
         raise errors.EngineError("the engine did not answer the request to read its users again") from None
-    finally:
-        subscription.close()
-    if ids[0]:
-        raise errors.EngineError(f"the engine refused to read its users again: {ids[0]}")
+    if problem := answer.get("error"):
+        raise errors.EngineError(f"the engine refused to read its users again: {problem.get('description')}")

@@ -20,10 +20,10 @@ from farmhand.engine.connection import Connection, Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
-from farmhand.model.ids import LaneId
 from farmhand.model.messages import Answer, Gone, LaneRequest
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
+from farmhand.steward import census
 from farmhand.steward.enrolment import Enrolment
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
@@ -46,7 +46,8 @@ class Steward:
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._started_at = self._loop.time()
+        self._blind_at = self._loop.time()  # when an outage of ours ended; our start is the first
+        self._census: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until stopped. Raises when the engine refuses our credential."""
@@ -58,7 +59,9 @@ class Steward:
         if self._system_options is not None:
             self._system = await Connection.open(self._system_options, retry_forever=True)
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
+            self._system.on_connected.append(self._on_sight)
         self._announce()
+        self._on_sight()
         ticker = self._loop.create_task(self._tick_forever())
         sweep = self._loop.call_later(limits.NODE_SILENCE_S, lambda: self._spawn(self._recovery.sweep()))
         try:
@@ -66,6 +69,8 @@ class Steward:
         finally:
             ticker.cancel()
             sweep.cancel()
+            if self._census is not None:
+                self._census.cancel()
             for task in list(self._tasks):
                 task.cancel()
             if self._system is not None:
@@ -96,13 +101,36 @@ class Steward:
         connection.on_connected.append(self._on_reconnected)
         for verb, action in {
             "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
-            "empty": self._empty,
+            "oldest": self._oldest,
         }.items():  # fmt: skip
             connection.subscribe(subjects.api(verb), self._serve(action))
 
     def _on_reconnected(self) -> None:
-        self.membership.on_blind(self._loop.time())
+        # Others may need their longest pause before they are here again.
+        self.membership.on_blind(self._loop.time(), limits.RECONNECT_MAX_S)
+        self._on_sight()
         self._spawn(self._prepare())
+
+    def _on_sight(self) -> None:
+        """We see again after an outage of ours or of the engine. Whose end we missed is found out when all had time to come back."""
+        self._blind_at = self._loop.time()
+        if self._census is not None:
+            self._census.cancel()
+        self._census = self._loop.call_later(census.SETTLE_S, lambda: self._spawn(self._take_census()))
+
+    async def _take_census(self) -> None:
+        if self._system is None:
+            return
+        blind_at = self._blind_at
+        try:
+            stored = await census.stored_sessions(self.connection)
+            names = await census.connected(self._system)
+        except (errors.EngineError, TimeoutError) as error:
+            log.warning("no census of the sessions: %s", error)
+            self._on_sight()
+            return
+        connected = {name.partition(":")[2] for name in names if name.startswith("session:")}
+        self._apply(self.membership.on_census(stored, connected, blind_at))
 
     # ---- what others say
 
@@ -126,8 +154,11 @@ class Steward:
         while True:
             await asyncio.sleep(0.1)
             now = self._loop.time()
-            if not self.connection.connected or now - late_at > limits.NODE_SILENCE_S / 2:
-                self.membership.on_blind(now)  # we were cut off or stopped ourselves
+            stopped = now - late_at > limits.NODE_SILENCE_S / 2
+            if stopped or not self.connection.connected:  # nobody's fault but ours
+                self.membership.on_blind(now)
+            if stopped:
+                self._on_sight()
             late_at = now
             self._apply(self.membership.on_tick(now))
 
@@ -209,10 +240,11 @@ class Steward:
     async def _lanes(self, _msg: Msg) -> Any:
         return self.membership.table()
 
-    async def _empty(self, msg: Msg) -> bool:
-        """Whether the engine holds no work of a lane: nothing waits and nothing is unacknowledged."""
-        info = await streams.lane_info(self.connection, LaneId(bytes(msg.data).decode()))
-        return info is None or (info["num_pending"] == 0 and info["num_ack_pending"] == 0)
+    async def _oldest(self, msg: Msg) -> int:
+        """The sequence of a session's oldest work in a lane, 0 when the engine holds none. A message that runs is still there."""
+        lane, _, session = bytes(msg.data).decode().partition(" ")
+        message = await streams.message_at(self.connection, subjects.WORK, 1, subjects.work(lane, session))
+        return message.sequence if message is not None else 0
 
     async def _status(self, _msg: Msg) -> Any:
         return await status_report(self.connection, self.membership, self._loop.time())

@@ -30,7 +30,7 @@ async def status_report(connection: Connection, membership: Membership, now: flo
     return {
         "version": VERSION,
         "engine": {"version": connection.server.get("version"), "storage": storage},
-        "nodes": [_node(member.beat, now - member.seen_at) for member in membership.nodes.values()],
+        "nodes": [_node(member.beat, max(0.0, now - member.seen_at)) for member in membership.nodes.values()],
         "sessions": [msgspec.to_builtins(member.beat) for member in membership.sessions.values()],
         "lanes": lanes,
     }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,7 +130,12 @@ def pids_of(farm: Farm) -> Callable[[], set[int]]:
     """The slots' process ids as the farm's status tells them."""
 
     def pids() -> set[int]:
-        nodes: list[dict[str, Any]] = farm.status()["nodes"]
-        return {pid for node in nodes for pid in node["slot_pids"]}
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:  # a node tells of its slots with its next heartbeat
+            nodes: list[dict[str, Any]] = farm.status()["nodes"]
+            found = {pid for node in nodes for pid in node["slot_pids"]}
+            if len(found) == farm._max_workers:
+                return found
+        raise AssertionError("the node does not tell of its slots")
 
     return pids

@@ -14,7 +14,7 @@ import socket
 from types import TracebackType
 from typing import Any, Final, Self
 
-PATIENCE_S: Final = 60.0  # only so that a broken product cannot hang the tests
+PATIENCE_S: Final = 30.0  # only so that a broken product cannot hang the tests
 
 Place = tuple[str, int]
 
@@ -49,7 +49,7 @@ class Meeting:
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=256)
         self._server.settimeout(PATIENCE_S)
-        self._visitors: list[Visitor] = []
+        self.visitors: list[Visitor] = []
         self.place: Place = self._server.getsockname()
 
     def wait(self) -> Visitor:
@@ -57,7 +57,7 @@ class Meeting:
         sock, _ = self._server.accept()
         sock.settimeout(PATIENCE_S)
         visitor = Visitor(sock)
-        self._visitors.append(visitor)
+        self.visitors.append(visitor)
         return visitor
 
     def nobody_came(self) -> bool:
@@ -75,7 +75,7 @@ class Meeting:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
-        for visitor in self._visitors:
+        for visitor in self.visitors:
             visitor.close()
         self._server.close()
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
+from tests.integration.executor.meeting import PATIENCE_S, Meeting, Place, arrive
 from tests.integration.executor.tally import Tally
 
 from farmhand import Farm
@@ -118,22 +118,35 @@ def test_an_error_comes_in_its_place_and_ends_the_iteration(farm: Farm) -> None:
         next(results)
 
 
+def fail_or_arrive(x: int, place: Place, tally: Tally) -> None:
+    tally.add()
+    if not x:
+        raise ZeroDivisionError
+    arrive(place)
+
+
 def test_an_error_cancels_the_rest(farm: Farm, meeting: Meeting, tally: Tally) -> None:
-    blockers = [farm.submit(arrive, meeting.place) for _ in range(2)]
+    results = farm.map(fail_or_arrive, [0] + [1] * 300, [meeting.place] * 301, [tally] * 301)
     visitors = [meeting.wait(), meeting.wait()]
-    results = farm.options(priority=5).map(count_or_fail, [0], [tally])
-    rest = farm.options(priority=-5).map(count_or_fail, [1] * 300, [tally] * 300)
-    both = itertools.chain(results, rest)
-    visitors[0].release()
     with pytest.raises(ZeroDivisionError):
-        next(both)
-    rest_closed = rest
-    rest_closed.close()  # type: ignore[attr-defined]
-    visitors[1].release()
-    for blocker in blockers:
-        blocker.result(PATIENCE_S)
+        next(results)
+    for visitor in visitors:
+        visitor.release()
     assert farm.options(priority=-6).submit(square, 2).result(PATIENCE_S) == 4
-    assert tally.count < 300
+    assert tally.count == 3, "the one that failed and the two that ran"
+
+
+def test_closing_the_iterator_cancels_the_rest(farm: Farm, meeting: Meeting, tally: Tally) -> None:
+    results = farm.map(fail_or_arrive, [1] * 300, [meeting.place] * 300, [tally] * 300)
+    visitors = [meeting.wait(), meeting.wait()]
+    visitors[0].release()
+    meeting.wait()
+    assert next(results) is None
+    results.close()  # type: ignore[attr-defined]
+    for visitor in meeting.visitors:
+        visitor.release()
+    assert farm.options(priority=-6).submit(square, 2).result(PATIENCE_S) == 4
+    assert tally.count <= 4
 
 
 def test_the_time_limit_counts_from_the_call(farm: Farm, meeting: Meeting) -> None:

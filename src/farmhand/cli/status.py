@@ -1,0 +1,107 @@
+"""`farmhand status`: nodes, sessions, queues and rates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import click
+
+from farmhand.cli.main import json_option
+from farmhand.cli.status_report import Report, add_means, add_rates
+
+_LOOK_S: Final = 1.0  # between two looks of --watch; nodes tell twice as often
+
+
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
+@click.option("--farm", metavar="ADDRESS", help="Another farm than that of this machine.  [$FARMHAND_FARM]")
+@json_option
+def command(watch: bool, farm: str | None, as_json: bool) -> None:
+    """Show per node and session: slots, busy, runs, failures, cpu s, total s, bytes in and out; the queue per lane; rates;
+    and needs that no node meets.
+    """
+    from farmhand.home.process import new_loop
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        if not watch:
+            runner.run(_once(farm, as_json))
+            return
+        with contextlib.suppress(KeyboardInterrupt):  # that is how one stops watching
+            runner.run(_watch(farm, as_json))
+
+
+async def _once(farm: str | None, as_json: bool) -> None:
+    async with _Contact(farm) as contact:
+        report = add_means(await contact.look())
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    from rich.console import Console
+
+    from farmhand.cli.status_tables import overview
+
+    Console().print(overview(report))
+
+
+async def _watch(farm: str | None, as_json: bool) -> None:
+    """A look each second. It outlasts the steward and the engine."""
+    from farmhand import errors
+
+    loop = asyncio.get_running_loop()
+    async with _Contact(farm) as contact:
+        before, at = await contact.look(), loop.time()
+        with _screen(as_json) as show:
+            show(add_means(before))
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                try:
+                    report, now = await contact.look(), loop.time()
+                except (errors.EngineError, TimeoutError) as error:
+                    show({"error": str(error), "kind": type(error).__name__})
+                    continue
+                show(add_rates(add_means(report), before, now - at))
+                before, at = report, now
+
+
+@contextlib.contextmanager
+def _screen(as_json: bool) -> Iterator[Callable[[Report], None]]:
+    """Shows one look after the other: a line of JSON each, or in place on a terminal."""
+    if as_json:
+        yield lambda report: click.echo(json.dumps(report))
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    from farmhand.cli.status_tables import overview
+
+    with Live(auto_refresh=False) as live:
+        yield lambda report: live.update(Text(report["error"]) if "error" in report else overview(report), refresh=True)
+
+
+class _Contact:
+    """A connection that looks at the farm and does nothing else."""
+
+    def __init__(self, farm: str | None) -> None:
+        from farmhand.client.contact import meant_farm
+
+        self._meant = meant_farm(farm)
+
+    async def __aenter__(self) -> _Contact:
+        from farmhand.engine.connection import Connection
+
+        self._connection = await Connection.open(self._meant.connect())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.close()
+
+    async def look(self) -> dict[str, Any]:
+        """What the steward knows, and where that is."""
+        from farmhand.client.contact import ask
+
+        report: dict[str, Any] = await ask(self._connection, "status")
+        return {"address": str(self._connection.options.address), **report}

@@ -1,0 +1,43 @@
+"""The tasks that are submitted in the simulated world, and what really happened to them.
+
+A call's fate is what its code does each time that it runs: `ok`, `raise`, `crash` (its slot dies), `doom` (its node dies) or
+`hang`. The last fate repeats.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+OK: Final = "ok"
+RAISE: Final = "raise"
+CRASH: Final = "crash"
+DOOM: Final = "doom"
+HANG: Final = "hang"
+
+
+class Call:
+    """One call of a session. `outcome` is what its future would show; effects are counted when it runs."""
+
+    __slots__ = ("accepted", "blamable", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task")
+
+    def __init__(self, session: str, number: int, fates: tuple[str, ...], seconds: float, size: int) -> None:
+        self.session = session
+        self.number = number
+        self.fates = fates
+        self.seconds = seconds
+        self.size = size
+        self.group = 0
+        self.accepted = False
+        self.outcome: str | None = None
+        self.runs = 0  # effects
+        self.blamable = 0  # attempts that were lost, or that really died under it
+        self.task: Any = None
+
+    def next_fate(self) -> str:
+        """What this run's code does."""
+        fate = self.fates[min(self.runs, len(self.fates) - 1)]
+        self.runs += 1
+        return fate
+
+    def __repr__(self) -> str:
+        return f"{self.session}.{self.number}"

@@ -1,0 +1,212 @@
+"""A session in the simulated world: what `farmhand.client.driver` does around `core.session`, in the same order."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from farmhand.core import session as core
+from farmhand.core.tasks import Batch, Group, Task
+from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId, Token
+from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, Work
+from farmhand.model.needs import Lane
+from farmhand.model.outcome import Kind
+from farmhand.model.retry import Retry
+from farmhand.model.version import VERSION
+from farmhand.testing.actor import TIMEOUT, Request, Sleep, Steps
+from farmhand.testing.calls import Call
+from farmhand.testing.engine import FULL
+from farmhand.testing.publisher import Publisher, Storing
+
+if TYPE_CHECKING:
+    from farmhand.testing.world import World
+
+
+class SimClient(Storing):
+    """One session. It lives once: a client that dies is gone."""
+
+    def __init__(self, world: World, name: str, rng: Random, bound: int, on_client_loss: str) -> None:
+        super().__init__(world, name)
+        self.core = core.Session(rng.randbytes(16), bound)
+        self.bound = bound
+        self.calls: list[Call] = []
+        self.groups: list[Group] = []
+        self.over = False  # it has said that it ends, or died
+        self._on_client_loss = on_client_loss
+        self._last = 0  # stream sequence of the last report
+        self._lanes: set[LaneId] = set()
+        self._prepared: set[LaneId] = set()
+        self._armed_at = float("inf")
+
+    # ---- life
+
+    def on_start(self) -> None:
+        """Connect, read results, say that we live."""
+        self.publisher = Publisher(self)
+        self.world.network.up(self, self.world.engine.read, (self, self._last))
+        self._beat()
+        self.every(limits.BEAT_S, self._beat)
+
+    def on_killed(self) -> None:
+        """Nobody waits any more."""
+        self.over = True
+
+    def end(self) -> None:
+        """Leave in good order: withdraw what is left."""
+        if self.frozen or not self.alive:
+            return
+        network, engine = self.world.network, self.world.engine
+        network.up(self, engine.broadcast, (self.world.nodes, "on_control", (self.name, Control(gone=True))), core=True)
+        self._beat(ended=True)
+        self.world.log("%s ends", self.name)
+        self.kill()
+
+    def on_connected(self) -> None:
+        """Results go on from the last one; unanswered publishes are repeated."""
+        self.world.network.up(self, self.world.engine.read, (self, self._last))
+        self.publisher.on_connected()
+        self._beat()
+        self._pump()
+
+    def check(self) -> None:
+        """See `invariants`."""
+        self.world.invariants.check_session(self)
+
+    def _beat(self, *, ended: bool = False) -> None:
+        beat = SessionBeat(messages.PROTOCOL, VERSION, self.name, "", 0, "", self._on_client_loss, ended=ended)
+        engine = self.world.engine
+        self.world.network.up(self, engine.broadcast, ([self.world.steward], "on_session_beat", (beat,)), core=True)
+
+    # ---- submitting
+
+    def group(self, lane: Lane, retry: Retry, timeout: float) -> Group:
+        """A new group of calls."""
+        group = Group(lane, Profile(f"f{len(self.groups)}", timeout=timeout), retry)
+        self.groups.append(group)
+        return group
+
+    def submit(self, group: Group, calls: list[Call]) -> None:
+        """Accept calls of a group."""
+        if self.over:
+            return
+        for call in calls:
+            call.accepted = True
+            call.group = self.groups.index(group)
+            call.task = Task(group, call.size, call)
+        self.calls += calls
+        self.core.on_submitted(group, [call.task for call in calls])
+        if group.lane_id not in self._lanes:
+            self._lanes.add(group.lane_id)
+            self.spawn(self._prepare_lane(group.lane))
+        self._pump()
+
+    def _pump(self) -> None:
+        self._carry_out(self.core.plan(self.world.schedule.now), None, [])
+        due = self.core.next_deadline()
+        if due is not None and due < self._armed_at:
+            self._armed_at = max(due, self.world.schedule.now + 0.001)
+            self.after(self._armed_at - self.world.schedule.now, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._armed_at = float("inf")
+        self._carry_out(self.core.on_tick(self.world.schedule.now), None, [])
+        self._pump()
+
+    def _carry_out(self, effects: list[core.Effect], report: Report | None, body: list[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case core.Send():
+                    self._send(effect.batch)
+                case core.Delivered():
+                    self.world.invariants.on_delivered(self, effect, report, body)
+                case core.Ended():
+                    self.world.invariants.on_ended(self, effect, report)
+                case core.Running():
+                    pass
+                case core.Stop():
+                    args = (self.name, Control(kill=tuple(effect.targets)))
+                    engine = self.world.engine
+                    self.world.network.up(self, engine.broadcast, (self.world.nodes, "on_control", args), core=True)
+                case core.CheckLane():
+                    self.spawn(self._check_lane(effect.lane))
+
+    def _send(self, batch: Batch) -> None:
+        group, tasks = batch.group, batch.tasks
+        self.world.invariants.on_sent(self, batch)
+        body = [task.cargo if task is not None else None for task in tasks]
+        alone = any(task is not None and task.careful for task in tasks)
+        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt)
+
+        def done(sequence: int, problem: str) -> None:
+            if problem:
+                refused = self.core.on_refused(batch.token, self.world.schedule.now, full=problem == FULL)
+                self._carry_out(refused, None, [])
+                self._pump()
+            else:
+                self.core.on_stored(batch.token, sequence)
+
+        self.publisher.publish(self.world.engine.publish_work, (group.lane_id, work, body), done)
+
+    # ---- lanes
+
+    def _prepare_lane(self, lane: Lane) -> Steps:
+        engine, steward = self.world.engine, self.world.steward
+        while (state := (yield Request(engine.forward, (steward, steward.on_lane_request, lane)))) in (TIMEOUT, None):
+            yield Sleep(0.05)
+        self._prepared.add(lane.id)
+        self.core.on_slots(lane.id, state.slots)
+        self._pump()
+
+    def on_lanes(self, table: LaneTable) -> None:
+        """The steward's table of lanes."""
+        for state in table.lanes:
+            if LaneId(state.id) in self._prepared:
+                self.core.on_slots(LaneId(state.id), state.slots)
+        self._pump()
+
+    def _check_lane(self, lane: LaneId) -> Steps:
+        asked_at = self.world.schedule.now
+        engine, steward = self.world.engine, self.world.steward
+        oldest = yield Request(engine.forward, (steward, steward.on_oldest_request, lane, self.name))
+        if oldest is TIMEOUT or oldest is None:
+            return
+        self._carry_out(self.core.on_lane_checked(lane, asked_at, oldest), None, [])
+        self._pump()
+
+    # ---- what nodes say
+
+    def on_result(self, sequence: int, report: Report, body: list[Any]) -> None:
+        """A report, in order and never twice."""
+        if sequence <= self._last:
+            return
+        self._last = sequence
+        effects = self.core.on_report(report, self.world.schedule.now)
+        self._carry_out(effects, report, body)
+        self._pump()
+
+    def on_started(self, notice: Started) -> None:
+        """A node says that something runs."""
+        effects = self.core.on_started(Token(notice.token), notice.index, notice.node)
+        self._carry_out(effects, None, [])
+
+    # ---- stopping
+
+    def cancel(self, call: Call) -> None:
+        """As `Future.cancel`."""
+        if call.accepted and self.alive and not self.frozen:
+            cancelled, effects = self.core.cancel(call.task)
+            self._stopped(call, cancelled, effects)
+
+    def stop(self, call: Call) -> None:
+        """As `Future.kill`."""
+        if call.accepted and self.alive and not self.frozen:
+            ended, effects = self.core.kill(call.task)
+            self._stopped(call, ended, effects)
+
+    def _stopped(self, call: Call, ended: bool, effects: list[core.Effect]) -> None:
+        if ended:
+            self.world.invariants.on_outcome(call, Kind.KILLED.name)
+        self._carry_out(effects, None, [])
+        self._pump()
+        self.check()
