@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.chaos.farm import PATIENCE_S, ROLES, Client, FarmProcess, below, kill_some, node_of, wait_until
 from tests.chaos.history import Effects, History
@@ -104,8 +105,6 @@ def test_work_of_a_killed_node_runs_elsewhere(meeting: PathMeeting, measured: Me
 
 
 def node_of_or_none(slot_pid: int) -> int | None:
-    import psutil
-
     try:
         return node_of(slot_pid).pid
     except (psutil.Error, AssertionError):
@@ -124,11 +123,9 @@ def test_a_farm_ends_with_its_supervisor_and_with_its_client(victim: str, meetin
         if victim == "client":
             client.kill()
         else:
-            __import__("os").kill(host, 9)
+            psutil.Process(host).kill()
         for visitor in visitors:
             visitor.wait_gone()
-        import psutil
-
         _, alive = psutil.wait_procs(everything, timeout=4.0)
         assert not alive
         print(f"all of the farm was gone {time.monotonic() - began:.2f} s after its {victim}'s death")

@@ -10,7 +10,7 @@ from farmhand.cli.main import PROGRAM, cli
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print what makes SHELL complete this command.
+    r"""Print what makes SHELL complete this command.
 
     \b
     bash: echo 'eval "$(farmhand completion bash)"' >> ~/.bashrc

@@ -12,9 +12,22 @@ _NODES = 2
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="mandelbrot.png", show_default=True, metavar="FILE",
-              help="Where the picture goes.")  # fmt: skip
-@click.option("--width", type=click.IntRange(60, 8000), default=960, show_default=True, metavar="PIXELS", help="The picture's width.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="mandelbrot.png",
+    show_default=True,
+    metavar="FILE",
+    help="Where the picture goes.",
+)
+@click.option(
+    "--width",
+    type=click.IntRange(60, 8000),
+    default=960,
+    show_default=True,
+    metavar="PIXELS",
+    help="The picture's width.",
+)
 @click.pass_context
 def command(ctx: click.Context, out: Path, width: int) -> None:
     """Analyse every Python file of the standard library on a farm of one engine and two nodes, check that the findings
@@ -30,8 +43,8 @@ def command(ctx: click.Context, out: Path, width: int) -> None:
     with Farm(max_workers=max(_NODES, usable_cores()), nodes=_NODES) as farm:
 
         def activity() -> list[NodeActivity]:
-            nodes = farm.status()["nodes"]
-            return [NodeActivity(n["name"], n["slots"], n["busy"], n["runs"]) for n in sorted(nodes, key=lambda n: str(n["name"]))]
+            nodes = sorted(farm.status()["nodes"], key=lambda node: str(node["name"]))
+            return [NodeActivity(node["name"], node["slots"], node["busy"], node["runs"]) for node in nodes]
 
         report = run(farm, console, activity=activity, picture=out, picture_width=width)
     ctx.exit(Exit.OK if report.same else Exit.FAILED)

@@ -27,8 +27,11 @@ def start_detached(config: HostConfig) -> dict[str, Any]:
     with log.open("wb") as errors_to:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "farmhand.cli", "up", "--json", *_arguments(config)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors_to, **_apart(),
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors_to,
+            **_apart(),
+        )
     assert process.stdout is not None
     try:
         line = _first_line(process.stdout)
@@ -50,9 +53,15 @@ def start_detached(config: HostConfig) -> dict[str, Any]:
 def _arguments(config: HostConfig) -> list[str]:
     """The same configuration as options."""
     given = [
-        "--nodes", str(len(config.nodes)), "--listen", config.listen, "--grace", str(config.grace),
-        "--durability", "power" if config.power else "process",
-    ]  # fmt: skip
+        "--nodes",
+        str(len(config.nodes)),
+        "--listen",
+        config.listen,
+        "--grace",
+        str(config.grace),
+        "--durability",
+        "power" if config.power else "process",
+    ]
     if config.nodes:
         given += ["--slots", str(sum(config.nodes))]
     if config.port > 0:

@@ -34,6 +34,9 @@ def command(now: bool, as_json: bool) -> None:
 
     folder = paths.default_farm()
     holder = lock.holder(folder.lock)
+    while holder is not None and not holder.pid:  # it has the lock and is about to say who it is
+        time.sleep(_LOOK_S)
+        holder = lock.holder(folder.lock)
     if holder is None:
         _say(as_json, "No farm of yours runs on this machine.", stopped=False, pid=None, killed=False)
         return

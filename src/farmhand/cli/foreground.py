@@ -21,7 +21,7 @@ from farmhand.home.logs import LOG_FORMAT, start_logging
 from farmhand.home.paths import FarmFile
 from farmhand.home.process import new_loop
 from farmhand.model import limits
-from farmhand.model.address import parse_address
+from farmhand.model.address import Address, parse_address
 from farmhand.node.host import OWNER, Host, HostConfig
 from farmhand.node.monitor import reachable_addresses
 from farmhand.security.permissions import Role
@@ -58,7 +58,8 @@ def _refuse_second(config: HostConfig) -> None:
     there = lock.holder(FarmFolder(config.folder).lock)
     if there is not None:
         raise errors.FarmRunning(
-            f"a farm runs in {config.folder} already (process {there.pid}); `farmhand status` shows it, `farmhand down` ends it"
+            f"a farm runs in {config.folder} already (process {there.pid}); "
+            "`farmhand status` shows it, `farmhand down` ends it"
         )
 
 
@@ -127,7 +128,9 @@ def describe(host: Host, content: FarmFile, ready: bool) -> dict[str, Any]:
     config, address = host.config, parse_address(content.address)
     warnings = []
     if not host.local and config.insecure_plaintext:
-        warnings.append(f"the engine listens on {config.listen} in PLAIN TEXT (--insecure-plaintext): all that passes can be read")
+        warnings.append(
+            f"the engine listens on {config.listen} in PLAIN TEXT (--insecure-plaintext): all that passes can be read"
+        )
     if not ready:
         warnings.append("not every part was ready in time; `farmhand doctor` says which")
     others = [config.listen] if not host.local else []
@@ -135,7 +138,9 @@ def describe(host: Host, content: FarmFile, ready: bool) -> dict[str, Any]:
         others = reachable_addresses(six=config.listen == "::")
     return {
         "address": content.address,
-        "other_addresses": [f"{address.scheme}://{f'[{o}]' if ':' in o else o}:{content.port}" for o in others if o != address.host],
+        "other_addresses": [
+            str(Address(address.scheme, host, content.port)) for host in others if host != address.host
+        ],
         "port": content.port,
         "join_line": content.join_line,
         "listen": config.listen,

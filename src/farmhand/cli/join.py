@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 @click.command("join")
 @click.argument("line", metavar="LINE|ADDRESS")
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Tasks at a time.  [one per usable core]")
-@click.option("--name", default="", metavar="NAME", help="This node's name in the farm.  [kept from the last time, else made]")
-@click.option("--capability", "capabilities", multiple=True, metavar="K[=V]", help="What this machine can do; repeatable.")
-@click.option("--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when it leaves.  [10]")
+@click.option(
+    "--name", default="", metavar="NAME", help="This node's name in the farm.  [kept from the last time, else made]"
+)
+@click.option(
+    "--capability", "capabilities", multiple=True, metavar="K[=V]", help="What this machine can do; repeatable."
+)
+@click.option(
+    "--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when it leaves.  [10]"
+)
 def command(line: str, slots: int | None, name: str, capabilities: tuple[str, ...], grace: float | None) -> None:
-    """Let this machine work for a farm: take the LINE that `farmhand up` printed there, once; then the ADDRESS is enough.
+    """Let this machine work for a farm. It needs the LINE that `farmhand up` printed there, once; then its ADDRESS.
 
     The first join fails within 5 seconds if it cannot succeed. A machine that has joined keeps trying for ever. Ctrl-C
     leaves in good order, a second Ctrl-C without finishing what runs.
@@ -39,10 +45,15 @@ def command(line: str, slots: int | None, name: str, capabilities: tuple[str, ..
     with held:
         count = slots or usable_cores()
         log = identity.key.with_suffix(".log")
-        keeper = Keeper(KeeperConfig(
-            identity=identity, slots=count, log=log, grace=limits.GRACE_S if grace is None else grace,
-            capabilities=capabilities,
-        ))  # fmt: skip
+        keeper = Keeper(
+            KeeperConfig(
+                identity=identity,
+                slots=count,
+                log=log,
+                grace=limits.GRACE_S if grace is None else grace,
+                capabilities=capabilities,
+            )
+        )
         _obey_signals(keeper)
         _show_warnings()
         click.echo(f"Working for {identity.address} as {identity.name} with {count} slots. Log: {log}")
@@ -51,7 +62,7 @@ def command(line: str, slots: int | None, name: str, capabilities: tuple[str, ..
     click.echo("Left the farm.")
 
 
-def _identify(text: str, name: str) -> tuple[Enrolled, Lock]:
+def _identify(text: str, wanted: str) -> tuple[Enrolled, Lock]:
     """Who this machine is in that farm, taken in if that is still to be done, and a lock that keeps it to this process.
 
     Raises: `BadAddress`, `FarmRunning`, `CredentialMissing`, and for a first join what `enrol` raises.
@@ -63,29 +74,40 @@ def _identify(text: str, name: str) -> tuple[Enrolled, Lock]:
     from farmhand.security.joinline import parse_join_line
     from farmhand.security.permissions import Role, check_name
 
+    if wanted:
+        check_name(wanted)
     address = parse_address(text)
-    if name:
-        check_name(name)
-    if address.token:
+    has_token = bool(address.token)
+    if has_token:
         address = parse_join_line(text).address
-    known = earlier(address, Role.NODE, name)
-    name, held = _free_name(paths.known(address), [each.name for each in known], name, paths.machine_name())
+    known = earlier(address, Role.NODE, wanted)
+    name, held = _free_name(paths.known(address), [each.name for each in known], wanted, paths.machine_name())
     known = [each for each in known if each.name == name]
     try:
-        if address.token or parse_address(text).token:
+        if has_token:
             return enrol(text, Role.NODE, name), held
         if known:
             return known[0], held
-        raise errors.CredentialMissing(f"this machine has not joined {address} yet; use the farm's join line the first time")
+        raise errors.CredentialMissing(  # noqa: TRY301 (it ends like the others)
+            f"this machine has not joined {address} yet; use the farm's join line the first time"
+        )
     except errors.EngineUnreachable as error:
         if known:
             click.echo(f"farmhand: {error}; trying on", err=True)
             return known[0], held
-        held.release()
+        _forget(held, keep=bool(wanted))
         raise
     except BaseException:
-        held.release()
+        _forget(held, keep=bool(wanted or known))
         raise
+
+
+def _forget(held: Lock, *, keep: bool) -> None:
+    """After a join that failed: let go of the name, and leave nothing behind of one that was made for it."""
+    if not keep:
+        held.path.unlink(missing_ok=True)
+        held.path.with_suffix(".nk").unlink(missing_ok=True)
+    held.release()
 
 
 def _free_name(folder: Path, known: list[str], wanted: str, machine: str) -> tuple[str, Lock]:

@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "status": ("farmhand.cli.status", "Show nodes, sessions, queues and rates."),
     "doctor": ("farmhand.cli.doctor", "Check every part of a farm with a real task, and say which part fails."),
     "demo": ("farmhand.cli.demo", "Analyse the standard library on a farm of two nodes, and render a picture."),
+    "bench": ("farmhand.cli.bench", "Measure Farmhand beside ProcessPoolExecutor and others."),
     "completion": ("farmhand.cli.completion", "Print what makes a shell complete this command."),
 }
 
@@ -62,8 +63,12 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
         ctx.exit()
 
 
-@click.group(cls=_Commands, name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@click.group(
+    cls=_Commands, name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
@@ -81,7 +86,9 @@ def json_option(function: F) -> F:
         ctx.ensure_object(Invocation).json = value
         return value
 
-    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=remember, help="Answer in JSON.")(function)
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=remember, help="Answer in JSON.")(
+        function
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -95,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         else:
             error.show()
         sys.exit(error.exit_code)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (the last place: whatever it is ends in an exit code)
         sys.exit(_report(error, invocation))
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import click
 
@@ -21,8 +21,8 @@ _LOOK_S: Final = 1.0  # between two looks of --watch; nodes tell twice as often
 @click.option("--farm", metavar="ADDRESS", help="Another farm than that of this machine.  [$FARMHAND_FARM]")
 @json_option
 def command(watch: bool, farm: str | None, as_json: bool) -> None:
-    """Show per node and session: slots, busy, runs, failures, cpu s, total s, bytes in and out; the queue per lane; rates;
-    and needs that no node meets.
+    """Show per node and session: slots, busy, runs, failures, cpu s, total s, bytes in and out; the queue per lane;
+    rates; and needs that no node meets.
     """
     from farmhand.home.process import new_loop
 
@@ -90,7 +90,7 @@ class _Contact:
 
         self._meant = meant_farm(farm)
 
-    async def __aenter__(self) -> _Contact:
+    async def __aenter__(self) -> Self:
         from farmhand.engine.connection import Connection
 
         self._connection = await Connection.open(self._meant.connect())

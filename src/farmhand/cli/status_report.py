@@ -36,11 +36,15 @@ def add_rates(report: Report, before: Report, seconds: float) -> Report:
     seconds = max(seconds, 1e-6)
     earlier = {node["incarnation"]: node for node in before["nodes"]}
     for node in report["nodes"]:
-        node["runs_per_second"] = _rate([node], [earlier[node["incarnation"]]], "runs", seconds) if node["incarnation"] in earlier else None
+        known = earlier.get(node["incarnation"])
+        node["runs_per_second"] = None if known is None else _rate([node], [known], "runs", seconds)
     sessions = {session["session"]: session for session in before["sessions"]}
     for session in report["sessions"]:
         known = sessions.get(session["session"])
-        session["runs_per_second"] = None if known is None else _rate([session], [known], "done", seconds) + _rate([session], [known], "failed", seconds)
+        ended = (
+            None if known is None else sum(_rate([session], [known], field, seconds) for field in ("done", "failed"))
+        )
+        session["runs_per_second"] = ended
     same = [node for node in report["nodes"] if node["incarnation"] in earlier]
     then = [earlier[node["incarnation"]] for node in same]
     report["rates"] = {
@@ -53,5 +57,5 @@ def add_rates(report: Report, before: Report, seconds: float) -> Report:
 
 
 def _rate(now: Iterable[dict[str, Any]], then: Iterable[dict[str, Any]], field: str, seconds: float) -> float:
-    change = sum(member[field] for member in now) - sum(member[field] for member in then)
-    return round(max(change, 0) / seconds, 2)
+    change = float(sum(member[field] for member in now) - sum(member[field] for member in then))
+    return round(max(change, 0.0) / seconds, 2)

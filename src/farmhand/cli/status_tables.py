@@ -28,10 +28,12 @@ def overview(report: Report) -> RenderableType:
 def _headline(report: Report) -> Text:
     slots, busy = (sum(node[key] for node in report["nodes"]) for key in ("slots", "busy"))
     stored = ", ".join(f"{name} {size(part['bytes'])}" for name, part in report["engine"]["storage"].items())
-    text = f"{report['address']}  Farmhand {report['version']}, engine {report['engine']['version']}; {busy} of {slots} slots busy; stored: {stored}"
+    who = f"{report['address']}  Farmhand {report['version']}, engine {report['engine']['version']}"
+    lines = [f"{who}; {busy} of {slots} slots busy; stored: {stored}"]
     if rates := report["rates"]:
-        text += f"\n{rates['runs_per_second']:,.0f} runs/s, {size(rates['bytes_in_per_second'])}/s in, {size(rates['bytes_out_per_second'])}/s out"
-    return Text(text)
+        into, out = size(rates["bytes_in_per_second"]), size(rates["bytes_out_per_second"])
+        lines.append(f"{rates['runs_per_second']:,.0f} runs/s, {into}/s in, {out}/s out")
+    return Text("\n".join(lines))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -49,8 +51,16 @@ def _nodes(report: Report) -> Table:
     table = _table("Nodes", "node", "slots", "busy", "runs", "failures", "cpu s", "total s", "in", "out", speed, "")
     for node in sorted(report["nodes"], key=lambda n: n["name"]):
         note = "leaving" if node["leaving"] else f"silent {node['silent']:.1f} s" if node["silent"] > 1.5 else ""
-        table.add_row(node["name"], str(node["slots"]), str(node["busy"]), f"{node['runs']:,}", f"{node['failures']:,}",
-                      *_work(node), _speed(node, report), note)  # fmt: skip
+        table.add_row(
+            node["name"],
+            str(node["slots"]),
+            str(node["busy"]),
+            f"{node['runs']:,}",
+            f"{node['failures']:,}",
+            *_work(node),
+            _speed(node, report),
+            note,
+        )
     if not report["nodes"]:
         table.add_row("none")
     return table
@@ -58,7 +68,9 @@ def _nodes(report: Report) -> Table:
 
 def _sessions(report: Report) -> Table:
     speed = "runs/s" if report["rates"] else "s/run"
-    table = _table("Sessions", "session", "waiting", "running", "done", "failed", "cpu s", "total s", "in", "out", speed)
+    table = _table(
+        "Sessions", "session", "waiting", "running", "done", "failed", "cpu s", "total s", "in", "out", speed
+    )
     shown = sorted(report["sessions"], key=lambda s: (-s["running"], -s["waiting"]))[:_KEYS_ON_SCREEN]
     for session in shown:
         who = f"{session['user']}@{session['host']}:{session['pid']} {session['session']}"
@@ -93,7 +105,12 @@ def wanted(lane: dict[str, Any]) -> str:
 
 
 def _work(member: dict[str, Any]) -> tuple[str, str, str, str]:
-    return (f"{member['cpu_seconds']:,.1f}", f"{member['total_seconds']:,.1f}", size(member["bytes_in"]), size(member["bytes_out"]))
+    return (
+        f"{member['cpu_seconds']:,.1f}",
+        f"{member['total_seconds']:,.1f}",
+        size(member["bytes_in"]),
+        size(member["bytes_out"]),
+    )
 
 
 def _speed(member: dict[str, Any], report: Report) -> str:

@@ -15,16 +15,39 @@ if TYPE_CHECKING:
 
 @click.command("up")
 @click.option("--detach", is_flag=True, help="Return when the farm is ready; it runs on in the background.")
-@click.option("--slots", type=click.IntRange(1), metavar="N", help="Slots in all, shared among the nodes.  [one per usable core]")
-@click.option("--nodes", type=click.IntRange(0), default=1, show_default=True, metavar="N", help="Node agents on this machine.")
-@click.option("--listen", default="127.0.0.1", show_default=True, metavar="HOST",
-              help="Where the engine listens; off loopback it speaks TLS.")  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), metavar="P", help="The engine's port.  [that of the last run, else any free]")
+@click.option(
+    "--slots", type=click.IntRange(1), metavar="N", help="Slots in all, shared among the nodes.  [one per usable core]"
+)
+@click.option(
+    "--nodes", type=click.IntRange(0), default=1, show_default=True, metavar="N", help="Node agents on this machine."
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="HOST",
+    help="Where the engine listens; off loopback it speaks TLS.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="P",
+    help="The engine's port.  [that of the last run, else any free]",
+)
 @click.option("--insecure-plaintext", is_flag=True, help="No TLS off loopback: all that passes can be read.")
-@click.option("--durability", type=click.Choice(["process", "power"]), default="process", show_default=True,
-              help="What stored work survives: the death of every process, or also a power cut (slower).")  # fmt: skip
-@click.option("--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when the farm ends.  [10]")
-@click.option("--capability", "capabilities", multiple=True, metavar="K[=V]", help="What this machine's nodes can do; repeatable.")
+@click.option(
+    "--durability",
+    type=click.Choice(["process", "power"]),
+    default="process",
+    show_default=True,
+    help="What stored work survives: the death of every process, or also a power cut (slower).",
+)
+@click.option(
+    "--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when the farm ends.  [10]"
+)
+@click.option(
+    "--capability", "capabilities", multiple=True, metavar="K[=V]", help="What this machine's nodes can do; repeatable."
+)
 @json_option
 def command(detach: bool, as_json: bool, **given: Any) -> None:
     """Run a farm on this machine: an engine, a steward and a node.
@@ -43,8 +66,17 @@ def command(detach: bool, as_json: bool, **given: Any) -> None:
     run_here(config, lambda ready: show(ready, as_json))
 
 
-def _config(*, slots: int | None, nodes: int, listen: str, port: int | None, insecure_plaintext: bool, durability: str,
-            grace: float | None, capabilities: tuple[str, ...]) -> HostConfig:  # fmt: skip
+def _config(
+    *,
+    slots: int | None,
+    nodes: int,
+    listen: str,
+    port: int | None,
+    insecure_plaintext: bool,
+    durability: str,
+    grace: float | None,
+    capabilities: tuple[str, ...],
+) -> HostConfig:
     from farmhand import errors
     from farmhand.home import paths
     from farmhand.model import limits
@@ -54,7 +86,7 @@ def _config(*, slots: int | None, nodes: int, listen: str, port: int | None, ins
     total = slots or max(usable_cores(), nodes)
     if nodes > total:
         raise errors.BadOption(f"--nodes {nodes} with --slots {total}: each node needs at least one slot")
-    return HostConfig(
+    config = HostConfig(
         folder=paths.default_farm().root,
         nodes=tuple(total // nodes + (1 if i < total % nodes else 0) for i in range(nodes)),
         listen=listen.strip("[]"),
@@ -62,8 +94,10 @@ def _config(*, slots: int | None, nodes: int, listen: str, port: int | None, ins
         power=durability == "power",
         grace=limits.GRACE_S if grace is None else grace,
         capabilities=checked_capabilities(capabilities),
-        **({} if port is None else {"port": port}),
     )
+    if port is not None:
+        config.port = port
+    return config
 
 
 def checked_capabilities(given: tuple[str, ...]) -> tuple[str, ...]:

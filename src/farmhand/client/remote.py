@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,10 +24,11 @@ def remote_login(text: str) -> tuple[Callable[[], Options], str]:
     address = parse_address(text)
     own = paths.default_farm()
     running = own.read()
-    if running is not None and _same(parse_address(running.address), address):
-        ca = own.ca if own.ca.exists() else None
-        here = parse_address(running.address)
-        return lambda: options(here, own.key(OWNER), Role.CLIENT, OWNER, ca), running.spool
+    doors = [parse_address(door) for door in (running.address, running.websocket) if door] if running else []
+    for door in doors:
+        if running is not None and _same(door, address):
+            ca = own.ca if own.ca.exists() else None
+            return functools.partial(options, door, own.key(OWNER), Role.CLIENT, OWNER, ca), running.spool
     if address.token:
         return lambda: _enrolled(text), ""
     folder = paths.known(address)

@@ -21,7 +21,7 @@ from farmhand.model.ids import LaneId, kill_on_loss
 from farmhand.model.messages import Holding, LaneState, LaneTable, NodeBeat, SessionBeat
 from farmhand.model.needs import Lane
 
-LOST_REMEMBERED: Final = 10_000  # incarnations; a lost one that shows up later is told so
+REMEMBERED_MAX: Final = 10_000  # lost incarnations, and ended sessions: their late signs of life must be known as such
 
 
 class NodeLost(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Disown(msgspec.Struct, frozen=True):
 
 
 class LanesChanged(msgspec.Struct, frozen=True):
-    """The slots of some lane changed: announce the table."""
+    """The slots of some lane changed, or it was long ago that they did: announce the table."""
 
 
 Effect = NodeLost | SessionLost | Disown | LanesChanged
@@ -79,6 +79,8 @@ class Membership:
         self.sessions: dict[str, _Session] = {}
         self.lanes: dict[LaneId, LaneState] = {}
         self._lost: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._announced_at = 0.0
 
     # ---- nodes
 
@@ -100,16 +102,18 @@ class Membership:
             effects += self._recount()
         return effects
 
-    def on_disconnected(self, name: str, now: float) -> None:
-        """The engine says that the connection of this name has closed."""
+    def on_disconnected(self, name: str, now: float) -> bool:
+        """The engine says that the connection of this name has closed. False for a node's that nobody here knows (any more)."""
         kind, _, rest = name.partition(":")
         if kind == "node":
             node_id, _, incarnation = rest.partition(":")
             node = self.nodes.get(node_id)
-            if node is not None and node.beat.incarnation == incarnation:
-                node.gone_at = now
+            if node is None or node.beat.incarnation != incarnation:
+                return False
+            node.gone_at = now
         elif kind == "session" and (session := self.sessions.get(rest)):
             session.gone_at = now
+        return True
 
     def on_node_bye(self, node: str, incarnation: str) -> list[Effect]:
         """A node has left in good order. What it still held by mistake is swept up."""
@@ -120,9 +124,7 @@ class Membership:
 
     def _lose(self, beat: NodeBeat, why: str) -> NodeLost:
         self.nodes.pop(beat.node, None)
-        self._lost[beat.incarnation] = None
-        while len(self._lost) > LOST_REMEMBERED:
-            self._lost.popitem(last=False)
+        _remember(self._lost, beat.incarnation)
         return NodeLost(beat.node, beat.incarnation, why)
 
     # ---- sessions
@@ -131,7 +133,10 @@ class Membership:
         """A session is alive, or says that it ends."""
         if beat.ended:
             self.sessions.pop(beat.session, None)
+            _remember(self._ended, beat.session)
             return [SessionLost(beat.session, kill=True, why="it has ended")]
+        if beat.session in self._ended:
+            return []  # overtaken by its own last word
         known = self.sessions.get(beat.session)
         if known is None:
             self.sessions[beat.session] = _Session(beat, now)
@@ -165,6 +170,10 @@ class Membership:
                 effects.append(self._lose(node.beat, f"silent for {limits.NODE_SILENCE_S:g} s"))
         if effects:
             effects += self._recount()
+        elif now - self._announced_at >= limits.ANNOUNCE_S:
+            effects.append(LanesChanged())  # who missed the last one must not wait for the next change
+        if effects:
+            self._announced_at = now
         for name, session in list(self.sessions.items()):
             gone = session.gone_at is not None and now - session.gone_at >= limits.SESSION_GONE_S
             if gone or now - session.seen_at >= limits.SESSION_SILENCE_S:
@@ -173,11 +182,12 @@ class Membership:
                 effects.append(SessionLost(name, kill=kill, why="its connection closed" if gone else "silent"))
         return effects
 
-    def on_blind(self, now: float) -> None:
-        """The steward itself was cut off: nobody's silence meanwhile means anything."""
-        members: list[_Node | _Session] = [*self.nodes.values(), *self.sessions.values()]
-        for member in members:
-            member.seen_at, member.gone_at = now, None
+    def on_blind(self, now: float, slack: float = 0.0) -> None:
+        """The steward itself was cut off: nobody's silence meanwhile means anything, nor a node's in the `slack` s that follow."""
+        for node in self.nodes.values():
+            node.seen_at, node.gone_at = now + slack, None
+        for session in self.sessions.values():
+            session.seen_at, session.gone_at = now, None
 
     # ---- lanes
 
@@ -214,6 +224,13 @@ class Membership:
         if state is None:
             return []
         return [n for n, node in self.nodes.items() if not state.lane.lacks(node.beat.capabilities, (node.beat.python,))]
+
+
+def _remember(names: OrderedDict[str, None], name: str) -> None:
+    """Add a name; the oldest are forgotten."""
+    names[name] = None
+    while len(names) > REMEMBERED_MAX:
+        names.popitem(last=False)
 
 
 def orphans(delivered: Iterable[int], holdings: Iterable[Holding], lane: str) -> list[int]:

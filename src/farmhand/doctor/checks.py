@@ -34,7 +34,7 @@ class Check(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-class Fault(Exception):  # noqa: N818 (it is the finding of a check)
+class Fault(Exception):
     """This part is broken."""
 
     def __init__(self, detail: str, advice: str) -> None:
@@ -42,7 +42,7 @@ class Fault(Exception):  # noqa: N818 (it is the finding of a check)
         self.advice = advice
 
 
-class Skip(Exception):  # noqa: N818 (it is the finding of a check)
+class Skip(Exception):
     """This part cannot be looked at from here."""
 
 
@@ -55,7 +55,9 @@ class Step(NamedTuple):
     advice: str  # what to do about an error of ours that it raised
 
 
-async def examine(steps: Sequence[Step], patient: Patient, on_check: Callable[[Check], object] = lambda _: None) -> list[Check]:
+async def examine(
+    steps: Sequence[Step], patient: Patient, on_check: Callable[[Check], object] = lambda _: None
+) -> list[Check]:
     """Make the checks in their order. `on_check` sees each at once. Never raises for what a part does."""
     done: dict[str, Check] = {}
     broken: set[str] = set()  # failed, or skipped on account of one that failed

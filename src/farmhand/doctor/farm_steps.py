@@ -44,7 +44,10 @@ async def engine(patient: Patient) -> str:
         return f"answers at {address}"
     except errors.EngineUnreachable as error:
         state = process_state(patient.running.engine_pid) if patient.running else ""
-        raise Fault(f"{error}{f'; its process {state}' if state else ''}", "look into logs/engine.log; is a firewall in between?") from None
+        raise Fault(
+            f"{error}{f'; its process {state}' if state else ''}",
+            "look into logs/engine.log; is a firewall in between?",
+        ) from None
     await connection.close()
     return f"answers at {address}"
 
@@ -61,7 +64,9 @@ async def strangers(patient: Patient) -> str:
     """Whether nobody gets in without a credential, or with one that nobody gave out."""
     tls = _tls(patient)
     for who, signer in (("without any credential", None), ("with a key that was never enrolled", KeyPair.generate())):
-        options = Options(address=patient.address, name="doctor", inbox=_no_inbox(), signer=signer, tls=tls, connect_timeout=ANSWER_S)
+        options = Options(
+            address=patient.address, name="doctor", inbox=_no_inbox(), signer=signer, tls=tls, connect_timeout=ANSWER_S
+        )
         try:
             connection = await Connection.open(options)
         except errors.CredentialRefused:
@@ -88,7 +93,9 @@ async def storage(patient: Patient) -> str:
         info = await streams.call(connection, f"STREAM.INFO.{name}", timeout=ANSWER_S)
         used, most = int(info["state"]["bytes"]), int(info["config"].get("max_bytes", -1))
         if 0 < most * _FULL_SHARE < used:
-            raise Fault(f"the stream {name} holds {used / 1e6:.0f} of {most / 1e6:.0f} MB", "make room on the engine's disk")
+            raise Fault(
+                f"the stream {name} holds {used / 1e6:.0f} of {most / 1e6:.0f} MB", "make room on the engine's disk"
+            )
         total += used
     owner, publisher = f"doctor{secrets.token_hex(4)}", Publisher(connection)
     try:
@@ -114,14 +121,21 @@ async def versions(patient: Patient) -> str:
     """Whether all parts are of one version, and a node offers the Python that this client pickles with."""
     hello = await ask(patient.open_connection, "hello", timeout=ANSWER_S)
     if hello["protocol"] != messages.PROTOCOL:
-        raise Fault(f"the farm speaks protocol {hello['protocol']}, this client {messages.PROTOCOL}", "update the older one")
+        raise Fault(
+            f"the farm speaks protocol {hello['protocol']}, this client {messages.PROTOCOL}", "update the older one"
+        )
     parts = {"this client": VERSION, "the steward": hello["version"]}
     parts |= {f"node {node['name']}": node["version"] for node in patient.status["nodes"]}
     if len(set(parts.values())) > 1:
-        raise Fault("different versions: " + ", ".join(f"{part} {version}" for part, version in parts.items()), "update the older ones")
+        raise Fault(
+            "different versions: " + ", ".join(f"{part} {version}" for part, version in parts.items()),
+            "update the older ones",
+        )
     own = ".".join(platform.python_version_tuple()[:2])
     if hello["pythons"] and own not in hello["pythons"]:
-        raise Fault(f"this client runs Python {own}, the nodes {', '.join(hello['pythons'])}", f"start a node with Python {own}")
+        raise Fault(
+            f"this client runs Python {own}, the nodes {', '.join(hello['pythons'])}", f"start a node with Python {own}"
+        )
     return f"Farmhand {VERSION} everywhere, Python {own}"
 
 
@@ -137,7 +151,10 @@ async def nodes(patient: Patient) -> str:
         raise Fault("no node has joined", "farmhand join 'LINE' on a machine that shall work")
     for node in found:
         if node["silent"] > SILENT_S:
-            raise Fault(f"{node['name']} on {node['host']} has been silent for {node['silent']:.1f} s", "is it frozen, or its network cut?")
+            raise Fault(
+                f"{node['name']} on {node['host']} has been silent for {node['silent']:.1f} s",
+                "is it frozen, or its network cut?",
+            )
     return ", ".join(node["name"] for node in found)
 
 
@@ -188,7 +205,9 @@ def _run_task(farm: Farm) -> str:
         host, pid = future.result(TASK_S)
     except TimeoutError:
         future.kill()
-        raise Fault(f"a task did not come back within {TASK_S:g} s", "farmhand status shows whether it waits or runs") from None
+        raise Fault(
+            f"a task did not come back within {TASK_S:g} s", "farmhand status shows whether it waits or runs"
+        ) from None
     return f"ran on {host} in process {pid}"
 
 

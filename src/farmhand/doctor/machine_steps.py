@@ -68,8 +68,13 @@ async def credentials(patient: Patient) -> str:
         raise Skip("no keys yet; the first `farmhand up` makes them")
     for key in keys:
         load_seed(key)
-    others = [patient.folder.root / "users.json", patient.folder.root / "users.conf", patient.folder.tls / "ca.key",
-              patient.folder.tls / "server.key", patient.folder.file]  # fmt: skip
+    others = [
+        patient.folder.root / "users.json",
+        patient.folder.root / "users.conf",
+        patient.folder.tls / "ca.key",
+        patient.folder.tls / "server.key",
+        patient.folder.file,
+    ]
     for path in others:
         if path.exists():
             read_private(path)
@@ -82,7 +87,9 @@ async def disk_space(patient: Patient) -> str:
     nearest = next(part for part in (folder.root, *folder.root.parents) if part.exists())
     free = shutil.disk_usage(nearest).free
     if free < DISK_BYTES_MIN:
-        raise Fault(f"{free / 1e6:.0f} MB free at {nearest}", "make room there: the engine refuses new work when it is full")
+        raise Fault(
+            f"{free / 1e6:.0f} MB free at {nearest}", "make room there: the engine refuses new work when it is full"
+        )
     memory = paths.shared_memory()
     left = shutil.disk_usage(memory).free
     if left < MEMORY_BYTES_MIN:
@@ -99,7 +106,9 @@ async def supervisor(patient: Patient) -> str:
     if state := process_state(holder.pid):
         raise Fault(f"the supervisor's process {state}", "farmhand down, then farmhand up")
     if folder.read() is None:
-        raise Fault(f"process {holder.pid} has the farm but does not say where it is", "if this lasts: farmhand down; farmhand up")
+        raise Fault(
+            f"process {holder.pid} has the farm but does not say where it is", "farmhand down, then farmhand up"
+        )
     return f"process {holder.pid}"
 
 
@@ -108,11 +117,13 @@ async def logs(patient: Patient) -> str:
     folder = _own(patient)
     since = folder.lock.stat().st_mtime if folder.lock.exists() else 0.0
     files = sorted({*folder.logs.glob("*.log"), *folder.logs.glob("*.stderr")}) if folder.logs.exists() else []
-    found = [(path, line) for path in files for line in await asyncio.to_thread(lambda path=path: list(_troubles(path, since)))]
+    found = await asyncio.to_thread(lambda: [(path, line) for path in files for line in _troubles(path, since)])
     if found:
         path, line = found[-1]
-        raise Fault(f"{len(found)} failures in {len({p for p, _ in found})} logs, the last in {path}: {line}",
-                    "please report it with that log; the farm goes on by itself")  # fmt: skip
+        raise Fault(
+            f"{len(found)} failures in {len({p for p, _ in found})} logs, the last in {path}: {line}",
+            "please report it with that log; the farm goes on by itself",
+        )
     return f"{len(files)} files without a traceback"
 
 
@@ -126,6 +137,8 @@ def _troubles(path: Path, since: float) -> Iterator[str]:
     when = since
     for number, line in enumerate(lines):
         if stamp := _STAMP.match(line):
-            when = dt.datetime.fromisoformat(stamp.group(1)).astimezone().timestamp() + 1.0  # the log's seconds are whole
+            when = (
+                dt.datetime.fromisoformat(stamp.group(1)).astimezone().timestamp() + 1.0
+            )  # the log's seconds are whole
         if when >= since and line.startswith(_TROUBLE):
             yield next((after for after in lines[number + 1 :] if after and not after.startswith(" ")), line)[:200]

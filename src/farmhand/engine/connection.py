@@ -63,6 +63,8 @@ class Link(Protocol):
 
     def close(self) -> None: ...
 
+    async def wait_closed(self) -> None: ...
+
 
 class Subscription:
     """Interest in a subject. `close()` ends it; closing twice is harmless."""
@@ -95,6 +97,7 @@ class _Tcp(asyncio.BufferedProtocol):
         return self.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.connection._on_heard()
         try:
             self.reader.received(nbytes)
         except ProtocolViolation as error:
@@ -126,6 +129,9 @@ class _Tcp(asyncio.BufferedProtocol):
         if self.transport is not None:
             self.transport.abort()
 
+    async def wait_closed(self) -> None:
+        """An aborted socket needs no goodbye."""
+
 
 class Connection:
     """Use `await Connection.open(options)`; every other method needs the running loop of that call."""
@@ -147,8 +153,9 @@ class Connection:
         self._subs: dict[int, Subscription] = {}
         self._next_sid = 0
         self._lines: asyncio.Queue[tuple[bytes, bytes]] | None = None  # set only while a handshake is under way
-        self._pongs: list[asyncio.Future[None]] = []
-        self._pings_out = 0
+        self._pongs: list[asyncio.Future[None] | None] = []  # who waits for each PONG; None for our own pings
+        self._pings_out = 0  # without a sign of life since
+        self.heard_at = 0.0  # when the engine last sent anything
         self._replies: dict[str, asyncio.Future[Msg]] = {}
         self._reply_prefix = f"{options.inbox}.{secrets.token_hex(6)}."
         self._next_reply = 0
@@ -184,7 +191,7 @@ class Connection:
                     raise
             except (OSError, TimeoutError, errors.EngineUnreachable) as error:
                 if not retry_forever and self._loop.time() + wait >= deadline:
-                    raise errors.EngineUnreachable(f"{self.options.address}: {error or 'no answer'}") from error
+                    raise errors.EngineUnreachable(f"{self.options.address}: {str(error) or 'no answer'}") from error
             log.info("engine %s not reached, trying again in %.2f s", self.options.address, wait)
             await asyncio.sleep(wait)
             wait = min(wait * 2, limits.RECONNECT_MAX_S)
@@ -206,6 +213,7 @@ class Connection:
         except BaseException:
             if link is not None:
                 link.close()
+                await link.wait_closed()
             raise
         finally:
             self._lines = None
@@ -296,11 +304,18 @@ class Connection:
             self._pinger.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
-        if self._link is not None:
-            self._link.close()
+        link, self._link = self._link, None
         self._fail_waiters()
+        if link is not None:
+            link.close()
+            await link.wait_closed()
 
     # ---- events from the link
+
+    def _on_heard(self) -> None:
+        # Any byte shows that the engine lives. Its PONG alone would not do: behind a slow link it waits for all that we send.
+        self._pings_out = 0
+        self.heard_at = self._loop.time()
 
     def _on_msg(self, sid: int, msg: Msg) -> None:
         sub = self._subs.get(sid)
@@ -319,11 +334,9 @@ class Connection:
             if self._link is not None:
                 self._link.write(b"PONG\r\n")
         elif verb == b"PONG":
-            self._pings_out = 0
-            if self._pongs:
-                waiter = self._pongs.pop(0)
-                if not waiter.done():
-                    waiter.set_result(None)
+            waiter = self._pongs.pop(0) if self._pongs else None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         elif verb == b"INFO":
             self.server.update(msgspec.json.decode(rest))
         elif verb == b"-ERR":
@@ -364,11 +377,11 @@ class Connection:
 
     def _fail_waiters(self) -> None:
         lost = errors.EngineLost("the connection was lost while waiting for an answer")
-        waiters: list[asyncio.Future[None] | asyncio.Future[Msg]] = [*self._pongs, *self._replies.values()]
+        waiters: list[asyncio.Future[None] | asyncio.Future[Msg] | None] = [*self._pongs, *self._replies.values()]
         self._pongs.clear()
         self._replies.clear()
         for waiter in waiters:
-            if not waiter.done():
+            if waiter is not None and not waiter.done():
                 waiter.set_exception(lost)
 
     def _start_pinging(self) -> None:
@@ -384,7 +397,7 @@ class Connection:
             else:
                 self._pings_out += 1
                 self._link.write(b"PING\r\n")
-                self._pongs.append(self._loop.create_future())
+                self._pongs.append(None)
         self._start_pinging()
 
     # ---- publishing

@@ -36,6 +36,10 @@ class WebSocketLink:
     def close(self) -> None:
         self._queue.put_nowait(None)
 
+    async def wait_closed(self) -> None:
+        """Return when both directions have ended and the HTTP session is closed."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def _send(self) -> None:
         with contextlib.suppress(ConnectionError, OSError):
             while (data := await self._queue.get()) is not None:
@@ -49,6 +53,7 @@ class WebSocketLink:
         try:
             async for message in self._ws:
                 if message.type is aiohttp.WSMsgType.BINARY:
+                    self._connection._on_heard()
                     self._reader.feed(message.data)
         except (ProtocolViolation, aiohttp.ClientError, OSError) as error:
             problem = error

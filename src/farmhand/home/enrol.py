@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,7 +15,7 @@ from farmhand.engine.connection import Connection, Options
 from farmhand.home import paths
 from farmhand.home.login import options, tls_context
 from farmhand.home.process import new_loop
-from farmhand.model import messages
+from farmhand.model import limits, messages
 from farmhand.model.address import Address, parse_address
 from farmhand.model.messages import JoinRequest
 from farmhand.model.version import VERSION
@@ -24,6 +24,8 @@ from farmhand.security.joinline import parse_join_line
 from farmhand.security.nkeys import KeyPair, load_seed, store_seed
 from farmhand.security.permissions import Role, inbox_prefix
 from farmhand.security.private_files import make_private_folder, write_private
+
+_STEWARD_PAUSE_S: Final = 0.02  # between tries, while it starts
 
 
 class Enrolled(msgspec.Struct):
@@ -94,7 +96,9 @@ def _trust(address: Address, pin: str, folder: Path) -> Path | None:
     path = folder / "ca.pem"
     from farmhand.security import authority
 
-    write_private(path, authority.fetch_pinned_ca(address.host, address.port, pin, handshake_first=address.scheme == "wss"))
+    write_private(
+        path, authority.fetch_pinned_ca(address.host, address.port, pin, handshake_first=address.scheme == "wss")
+    )
     return path
 
 
@@ -107,12 +111,24 @@ async def _join(found: Enrolled, token: str) -> None:
     try:
         pair = load_seed(found.key)
         request = JoinRequest(messages.PROTOCOL, VERSION, pair.public, found.role, found.name)
-        answer = messages.read_answer((await connection.request("api.join", messages.encode(request))).data)
-    except (errors.NoResponder, TimeoutError):
-        raise errors.EngineUnreachable(f"{found.address} runs, but no steward answers") from None
+        answer = await _ask_steward(connection, messages.encode(request))
     finally:
         await connection.close()
     if answer.error:
         kind: Any = getattr(errors, answer.kind, errors.SecurityError)
         raise kind(answer.error)
     await asyncio.sleep(0)
+
+
+async def _ask_steward(connection: Connection, request: bytes) -> messages.Answer:
+    """Its answer to a request to join. It may be starting beside an engine that is up already."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limits.CONNECT_S
+    while (left := deadline - loop.time()) > 0:
+        try:
+            return messages.read_answer((await connection.request("api.join", request, timeout=left)).data)
+        except errors.NoResponder:
+            await asyncio.sleep(_STEWARD_PAUSE_S)
+        except TimeoutError:
+            break
+    raise errors.EngineUnreachable(f"{connection.options.address} runs, but no steward answers")

@@ -1,11 +1,11 @@
 """Folders of Farmhand on this machine.
 
-    $FARMHAND_HOME/             by default the user's data directory
-      farm/                     a farm that `farmhand up` runs here
-        engine/ keys/ tls/ logs/ farm.json
-      known/<host>_<port>/      what this machine needs to reach a farm: keys, its CA
-      cache/                    code by content hash, shared by the nodes of this machine
-      run/                      embedded farms; removed at their end
+$FARMHAND_HOME/             by default the user's data directory
+  farm/                     a farm that `farmhand up` runs here
+    engine/ keys/ tls/ logs/ farm.json
+  known/<host>_<port>/      what this machine needs to reach a farm: keys, its CA
+  cache/                    code by content hash, shared by the nodes of this machine
+  run/                      embedded farms; removed at their end
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def cache() -> Path:
 
 def shared_memory() -> Path:
     """A folder whose files live in memory where the platform has one; else the temporary directory."""
-    candidate = Path("/dev/shm")
+    candidate = Path("/dev/shm")  # noqa: S108 (everything of ours in it has a private folder)
     return candidate if candidate.is_dir() and os.access(candidate, os.W_OK) else Path(tempfile.gettempdir())
 
 
@@ -65,6 +65,7 @@ class FarmFile(msgspec.Struct, kw_only=True):
     node_pids: tuple[int, ...] = ()
     join_line: str = ""
     port: int = 0
+    websocket: str = ""  # the same farm's address for WebSocket, when it has that door
     spool: str = ""  # set when every node of the farm is on this machine
 
 
@@ -87,13 +88,16 @@ class FarmFolder:
             make_private_folder(folder)
 
     def key(self, name: str) -> Path:
+        """Where the key of one of the farm's own parts is."""
         return self.keys / f"{name}.nk"
 
     @property
     def ca(self) -> Path:
+        """The farm's authority; there only when it once listened off loopback."""
         return self.tls / "ca.pem"
 
     def write(self, content: FarmFile) -> None:
+        """Say what runs here."""
         write_private(self.file, msgspec.json.format(msgspec.json.encode(content)), durable=False)
 
     def read(self) -> FarmFile | None:

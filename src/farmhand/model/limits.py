@@ -7,7 +7,7 @@ from typing import Final
 MB: Final = 1024 * 1024
 
 # ---- connection (seconds, bytes)
-CONNECT_S: Final = 5.0  # a first connect answers or fails by then: people wait no longer before they press Ctrl-C
+CONNECT_S: Final = 4.5  # a first connect answers or fails by then, and with the start of Python in 5 s: people wait no longer
 REQUEST_S: Final = 5.0  # one request to the engine or the steward; both answer in milliseconds when they are well
 RECONNECT_FIRST_S: Final = 0.05  # an engine restarts in 50 ms
 RECONNECT_MAX_S: Final = 2.0  # the longest pause between tries; a farm that comes back is used at once
@@ -48,6 +48,7 @@ RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
 BEAT_S: Final = 0.5  # a node's and a session's heartbeat
 NODE_SILENCE_S: Final = 3.0  # six missed heartbeats: frozen or unplugged
 NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to heal
+ANNOUNCE_S: Final = 5.0  # the table of lanes is announced at least so often: an announcement may be missed
 SESSION_SILENCE_S: Final = 30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
 SESSION_GONE_S: Final = 2.0  # after a disconnect event
 STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running

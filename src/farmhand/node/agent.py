@@ -96,6 +96,7 @@ class Agent:
             self.spool = Spool(config.spool, self.connection, self.publisher)
             self.lanes = Lanes(self)
             self._subscribe()
+            self._beat()  # before the first work: the steward must know whose loss would be its loss
             await self.lanes.refresh()
             self._every(limits.BEAT_S, "beat", self._beat)
             self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
@@ -320,6 +321,7 @@ class Agent:
                     self.slots[effect.slot].write(slotwire.RETRACT)
                 case holding.Drop():
                     self.slots[effect.slot].write(slotwire.DROP, str(effect.index).encode())
+                    self._watch_dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
                 case holding.KillSlot():
                     self.slots[effect.slot].kill()
 
@@ -407,6 +409,20 @@ class Agent:
             held = next((h for h in self.holder.by_slot.values() if h.work.token == token), None)
             running = self.slots[held.slots[0]].running()[0] if held else -1
             self.carry_out(self.holder.on_kill(token, index, running))
+
+    def _watch_dropped(self, held: holding.Held, slot: SlotProcess, pause: float = limits.STARTED_NOTICE_S) -> None:
+        """The slot may have begun with an index just when it was told to drop it: then only its death helps."""
+
+        def look() -> None:
+            if held.state is not holding.HeldState.RUNNING or self.slots.get(slot.number) is not slot:
+                return
+            running, _ = slot.running()
+            if running in held.dropped:
+                self.carry_out(self.holder.on_kill(held.work.token, running, running))
+            elif any(index >= held.done for index in held.dropped):
+                self._watch_dropped(held, slot, min(2 * pause, limits.OVERDUE_S))
+
+        held.cargo.timers.append(self._loop.call_later(pause, look))
 
     def _on_node_control(self, msg: Msg) -> None:
         """The steward asks what we hold."""

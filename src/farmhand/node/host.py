@@ -45,6 +45,7 @@ RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
 QUICK_S: Final = 2.0  # for what has nothing to finish
 STEADY_S: Final = 10.0  # a child that lived so long starts its next back-off from the beginning
+SIGNAL_S: Final = 0.5  # the longest that a signal waits when another thread than the main one was given it
 OWNER: Final = "owner"  # the client credential of the user who runs the farm
 
 
@@ -64,6 +65,16 @@ class HostConfig(msgspec.Struct, kw_only=True):
     capabilities: tuple[str, ...] = ()
     quick_end: bool = False  # an embedded farm's work is done when it ends: nothing to wait for
     cache: Path | None = None
+
+
+def next_event(events: queue.SimpleQueue[tuple[str, str]]) -> tuple[str, str]:
+    """Wait for an event, waking up now and then.
+
+    The kernel may hand a signal to any thread, and then nothing interrupts the main thread, which alone runs handlers.
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return events.get(timeout=SIGNAL_S)
 
 
 class Child:
@@ -265,7 +276,7 @@ class Host:
             address=address, pid=os.getpid(), version=VERSION, engine_pid=self._broker.pid,
             steward_pid=self._children["steward"].pid,
             node_pids=tuple(child.pid for name, child in self._children.items() if name != "steward"),
-            join_line=self._join_line(parse_address(address)), port=ports.nats, spool=str(self._spool) if self.local else "",
+            join_line=self._join_line(parse_address(address)), port=ports.nats, websocket=self._broker.websocket_address or "", spool=str(self._spool) if self.local else "",
         )  # fmt: skip
 
     def _join_line(self, address: Address) -> str:
@@ -290,7 +301,7 @@ class Host:
 
     def _supervise(self) -> None:
         while True:
-            kind, name = self.events.get()
+            kind, name = next_event(self.events)
             if kind == "stop":
                 return
             if kind == "start":

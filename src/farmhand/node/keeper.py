@@ -22,7 +22,7 @@ import msgspec
 from farmhand.home import paths
 from farmhand.home.enrol import Enrolled
 from farmhand.model import limits
-from farmhand.node.host import Child
+from farmhand.node.host import Child, next_event
 
 log = logging.getLogger("farmhand.host")
 
@@ -41,7 +41,10 @@ class KeeperConfig(msgspec.Struct, kw_only=True):
     @property
     def spool(self) -> Path:
         """Where large values lie under way. One place for each identity, so that what a kill left behind is found."""
-        return paths.shared_memory() / f"farmhand-{hashlib.blake2b(str(self.identity.key).encode(), digest_size=6).hexdigest()}"
+        return (
+            paths.shared_memory()
+            / f"farmhand-{hashlib.blake2b(str(self.identity.key).encode(), digest_size=6).hexdigest()}"
+        )
 
 
 class Keeper:
@@ -68,11 +71,13 @@ class Keeper:
     def run(self) -> None:
         """Keep the agent running until `stop`; then let it leave in good order."""
         spool = self.config.spool
-        shutil.rmtree(spool, ignore_errors=True)  # of a run that was killed; our identity is locked, so it is nobody else's
+        shutil.rmtree(
+            spool, ignore_errors=True
+        )  # of a run that was killed; our identity is locked, so it is nobody else's
         spool.mkdir(mode=0o700)
         self._start()
         try:
-            while (event := self._events.get()[0]) != "stop":
+            while (event := next_event(self._events)[0]) != "stop":
                 if event == "start":
                     self._start()
                 else:

@@ -45,10 +45,11 @@ _ATOMS: Final = frozenset({int, float, bool, type(None)})
 class Batch:
     """A work message being run: what is left to start, and what is done but not sent."""
 
-    def __init__(self, work: Work, run: slotwire.Run, entries: list[Any]) -> None:
+    def __init__(self, work: Work, run: slotwire.Run, body: memoryview) -> None:
         self.work = work
         self.run = run
-        self.entries = entries
+        self.body = body
+        self.entries: list[Any] = []
         self.files = dict(run.files)
         self.pending = deque(range(work.count))
         self.dropped = set(run.dropped)
@@ -73,8 +74,8 @@ class Slot:
         self._sink = sink
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()  # of the batch's results
-        self._inbox: queue.SimpleQueue[tuple[slotwire.Run, Work, memoryview]] = queue.SimpleQueue()
-        self._batch: Batch | None = None
+        self._inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._batch: Batch | None = None  # what the agent gave last, also while the main thread has not begun with it
         self._loader = Loader(cache)
         self._progress = _map_progress(progress)
         self._initialized = ("", "")  # whose initializer ran last, and its error text
@@ -107,7 +108,8 @@ class Slot:
             view = memoryview(payload)
             run = _read_run(view[slotwire.HEAD.size : slotwire.HEAD.size + size])
             header, body = split(view[slotwire.HEAD.size + size :])
-            self._inbox.put((run, read_work(header), body))
+            self._batch = Batch(read_work(header), run, body)
+            self._inbox.put(self._batch)
         elif kind == slotwire.RETRACT:
             self._retract()
         elif kind == slotwire.DROP and self._batch is not None:
@@ -131,18 +133,16 @@ class Slot:
         """Run batches until the process ends."""
         self.send(slotwire.READY)
         while True:
-            run, work, body = self._inbox.get()
-            self._run_batch(run, work, body)
+            self._run_batch(self._inbox.get())
 
-    def _run_batch(self, run: slotwire.Run, work: Work, body: memoryview) -> None:
-        try:
-            batch = Batch(work, run, unpack_values(body))
-            function = self._prepare(work.session, work.profile)
-        except BaseException as error:
-            self._refuse(work, error)
-            return
-        self._batch = batch
+    def _run_batch(self, batch: Batch) -> None:
         self.printer.install()
+        try:
+            batch.entries = unpack_values(batch.body)
+            function = self._prepare(batch.work.session, batch.work.profile)
+        except BaseException as error:
+            self._refuse(batch, error)
+            return
         try:
             while True:
                 try:
@@ -156,7 +156,6 @@ class Slot:
                     continue
                 self._run_one(batch, function, index)
         finally:
-            self._batch = None
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
@@ -248,12 +247,19 @@ class Slot:
             body = pack_values(values)
             self.send(slotwire.RESULT, b"".join((slotwire.HEAD.pack(len(head), 0), head, body)))
 
-    def _refuse(self, work: Work, error: BaseException) -> None:
+    def _refuse(self, batch: Batch, error: BaseException) -> None:
         """The batch cannot be started at all: its code or its data cannot be loaded, or the initializer failed."""
+        count = 0
+        with contextlib.suppress(IndexError):
+            while True:
+                batch.pending.popleft()
+                count += 1
+        if not count:  # all of it was given back meanwhile
+            return
         kind = Kind.INITIALIZER if isinstance(error, InitializerError) else Kind.REFUSED
         text = str(error) if kind is Kind.INITIALIZER else f"{type(error).__name__}: {error}"
-        marks = tuple(Mark(index, kind, text) for index in range(work.count))
-        head = _encode(slotwire.SlotResult(0, work.count, marks, 0.0, 0.0))
+        marks = tuple(Mark(index, kind, text) for index in range(count))
+        head = _encode(slotwire.SlotResult(0, count, marks, 0.0, 0.0))
         self.send(slotwire.RESULT, b"".join((slotwire.HEAD.pack(len(head), 0), head, pack_values([]))))
 
     def _prepare(self, session: str, profile: Profile) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +29,9 @@ from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
 
 log = logging.getLogger("farmhand.steward")
+
+_PING_S: Final = 0.4  # the steward's own look at the engine: only while it answers, others' silence means anything
+_ENGINE_SILENCE_S: Final = 1.0
 
 
 class Steward:
@@ -51,6 +54,7 @@ class Steward:
 
     async def run(self) -> None:
         """Serve until stopped. Raises when the engine refuses our credential."""
+        self._farm_options.ping_interval = _PING_S
         self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
         self._recovery = Recovery(self.connection, self.publisher, self.membership)
@@ -147,7 +151,9 @@ class Steward:
         """The engine says that a connection has closed; 3 ms after a kill."""
         event = msgspec.json.decode(msg.data)
         name = str((event.get("client") or {}).get("name", ""))
-        self.membership.on_disconnected(name, self._loop.time())
+        if not self.membership.on_disconnected(name, self._loop.time()):
+            # It may have taken work before we heard of it, for example while we were starting.
+            self._loop.call_later(limits.NODE_GONE_S, lambda: self._spawn(self._recovery.sweep()))
 
     async def _tick_forever(self) -> None:
         late_at = self._loop.time()
@@ -155,7 +161,8 @@ class Steward:
             await asyncio.sleep(0.1)
             now = self._loop.time()
             stopped = now - late_at > limits.NODE_SILENCE_S / 2
-            if stopped or not self.connection.connected:  # nobody's fault but ours
+            deaf = now - self.connection.heard_at > _ENGINE_SILENCE_S
+            if stopped or deaf or not self.connection.connected:  # not the fault of those who are silent
                 self.membership.on_blind(now)
             if stopped:
                 self._on_sight()

@@ -16,17 +16,21 @@ from farmhand.model.version import VERSION
 async def status_report(connection: Connection, membership: Membership, now: float) -> dict[str, Any]:
     """Nodes, sessions, lanes and the engine's streams, as plain data. Keys are stable; docs/reference describes them."""
     lanes = []
-    for lane_id, state in membership.lanes.items():
+    for lane_id, known in membership.lanes.items():
         info = await streams.lane_info(connection, lane_id) or {}
         lanes.append({
-            "id": lane_id, "needs": [str(n) for n in state.lane.needs], "python": state.lane.python,
-            "priority": state.lane.priority, "slots": state.slots, "waiting": info.get("num_pending", 0),
-            "taken": info.get("num_ack_pending", 0), "lacking": list(state.lacking),
+            "id": lane_id, "needs": [str(n) for n in known.lane.needs], "python": known.lane.python,
+            "priority": known.lane.priority, "slots": known.slots, "waiting": info.get("num_pending", 0),
+            "taken": info.get("num_ack_pending", 0), "lacking": list(known.lacking),
         })  # fmt: skip
-    storage = {}
+    storage: dict[str, dict[str, Any]] = {}
     for name in (subjects.WORK, subjects.RESULT, subjects.BLOB):
-        state_of = await streams.stream_state(connection, name)
-        storage[name.lower()] = {"messages": state_of["messages"], "bytes": state_of["bytes"]}
+        try:
+            state = await streams.stream_state(connection, name)
+        except streams.ApiRefused as error:  # a lost stream must not hide everything else
+            storage[name.lower()] = {"messages": 0, "bytes": 0, "error": str(error)}
+        else:
+            storage[name.lower()] = {"messages": state["messages"], "bytes": state["bytes"]}
     return {
         "version": VERSION,
         "engine": {"version": connection.server.get("version"), "storage": storage},

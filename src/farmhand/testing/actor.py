@@ -102,13 +102,17 @@ class Actor:
         self.world.schedule.after(delay, self.fire, self.life, action, args)
 
     def every(self, seconds: float, action: Callable[[], None]) -> None:
-        """Do something again and again in this life."""
+        """Do something again and again in this life. It calls `check` itself if it changes anything."""
+        self.world.schedule.after(seconds, self._again, self.life, seconds, action)
 
-        def again() -> None:
-            self.after(seconds, again)
-            action()
-
-        self.after(seconds, again)
+    def _again(self, life: int, seconds: float, action: Callable[[], None]) -> None:
+        if life != self.life:
+            return
+        if self.frozen:
+            self._frozen_events.append((self._again, (life, seconds, action)))
+            return
+        self.world.schedule.after(seconds, self._again, life, seconds, action)
+        action()
 
     def fire(self, life: int, action: Callable[..., None], args: tuple[Any, ...]) -> None:
         """An event of this process."""

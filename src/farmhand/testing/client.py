@@ -31,6 +31,7 @@ class SimClient(Storing):
         self.core = core.Session(rng.randbytes(16), bound)
         self.bound = bound
         self.calls: list[Call] = []
+        self.open = 0  # calls without an outcome
         self.groups: list[Group] = []
         self.over = False  # it has said that it ends, or died
         self._on_client_loss = on_client_loss
@@ -95,6 +96,7 @@ class SimClient(Storing):
             call.group = self.groups.index(group)
             call.task = Task(group, call.size, call)
         self.calls += calls
+        self.open += len(calls)
         self.core.on_submitted(group, [call.task for call in calls])
         if group.lane_id not in self._lanes:
             self._lanes.add(group.lane_id)

@@ -48,9 +48,9 @@ class Pull:
 
     __slots__ = ("life", "node", "open")
 
-    def __init__(self, node: SimNode) -> None:
+    def __init__(self, node: SimNode, life: int) -> None:
         self.node = node
-        self.life = node.life
+        self.life = life
         self.open = True
 
 
@@ -111,9 +111,11 @@ class Engine:
         if not self._world.network.lose_answer():
             self._world.network.down(actor, actor.publisher.on_ack, (number, sequence, problem))
 
-    def pull(self, node: SimNode, lane: LaneId, wait: bool) -> None:
-        """A node asks for one message."""
-        pull = Pull(node)
+    def pull(self, node: SimNode, life: int, lane: LaneId, wait: bool) -> None:
+        """A node asks for one message. The request of one that is dead by now is dropped with its connection."""
+        pull = Pull(node, life)
+        if life != node.life:
+            return
         if wait:
             self._pulls.setdefault(lane, deque()).append(pull)
             self._world.schedule.after(limits.FREE_PULL_S, self._expire, pull, lane)

@@ -31,6 +31,11 @@ class Network:
         """From now on nothing is lost."""
         self.loss = self.late = self.answer_loss = 0.0
 
+    @property
+    def well(self) -> bool:
+        """Nothing is lost."""
+        return not (self.loss or self.late or self.answer_loss)
+
     def lose_answer(self) -> bool:
         """Whether the engine's answer to a stored publish gets lost."""
         return self.answer_loss > 0 and self._random() < self.answer_loss

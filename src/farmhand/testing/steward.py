@@ -64,6 +64,7 @@ class SimSteward(Storing):
             self.membership.on_blind(now)
         self._ticked_at = now
         self._apply(self.membership.on_tick(now))
+        self.check()
 
     # ---- what others say
 

@@ -1,0 +1,183 @@
+"""Measures of Farmhand alone: start-up, memory, a million tasks, the network path, objects of gigabytes.
+
+Each runs in a Python process of its own, so that one measure's memory does not stand in another's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any, Final
+
+from farmhand.bench import workloads
+
+MB: Final = workloads.MB
+GIGABYTES: Final = 4
+MILLION: Final = 1_000_000
+
+
+def in_process(name: str, *args: int) -> dict[str, Any]:
+    """Run a measure of this module in a fresh interpreter and return what it found. Raises `CalledProcessError`."""
+    code = f"import sys; from farmhand.bench import solo; solo.child({name!r}, sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def child(name: str, args: list[str]) -> None:
+    """Entry point of the fresh interpreter."""
+    found = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes}[name](
+        *map(int, args)
+    )
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def command_seconds(*command: str, repeats: int = 5) -> float:
+    """Wall seconds of a command, the best of some runs."""
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def start(slots: int) -> dict[str, Any]:
+    """Seconds from `Farm()` to the first result."""
+    from farmhand import Farm
+
+    began = time.perf_counter()
+    with Farm(max_workers=slots) as farm:
+        farm.submit(workloads.echo, 1).result()
+        return {"seconds": time.perf_counter() - began}
+
+
+class Memory:
+    """Resident bytes of a farm's processes, by role."""
+
+    def __init__(self, farm: Any) -> None:
+        import psutil
+
+        self._host = psutil.Process(farm._embedded.pid)
+        self._own = psutil.Process()
+
+    def look(self) -> dict[str, float]:
+        """MB by role; slots as their largest."""
+        found = {"client": self._own.memory_info().rss / MB, "host": self._host.memory_info().rss / MB}
+        for process in self._host.children(recursive=True):
+            role = _role(" ".join(process.cmdline()))
+            found[role] = max(found.get(role, 0.0), process.memory_info().rss / MB)
+        return found
+
+
+def _role(command: str) -> str:
+    for part, role in (("farmhand.node.slot", "slot"), ("farmhand.node", "node"), ("farmhand.steward", "steward")):
+        if part in command:
+            return role
+    return "engine" if "server.conf" in command else "other"
+
+
+def memory(slots: int) -> dict[str, Any]:
+    """MB of each part after some work."""
+    from farmhand import Farm
+
+    with Farm(max_workers=slots) as farm:
+        workloads.warm(farm)
+        return Memory(farm).look()
+
+
+def million(slots: int, calls: int = MILLION) -> dict[str, Any]:
+    """A lazy map over a generator: rate, largest memory, growth over the last four fifths."""
+    from farmhand import Farm
+
+    with Farm(max_workers=slots) as farm:
+        workloads.warm(farm)
+        look = Memory(farm).look
+        early: dict[str, float] = {}
+        peak: dict[str, float] = {}
+        now: dict[str, float] = {}
+        total, began = 0, time.perf_counter()
+        for number, value in enumerate(farm.map(workloads.echo, workloads.numbers(calls)), 1):
+            total += value
+            if number % (calls // 10) == 0:
+                now = look()
+                early = now if number == calls // 5 else early
+                peak = {role: max(peak.get(role, 0.0), mb) for role, mb in now.items()}
+        seconds = time.perf_counter() - began
+        if total != calls * (calls - 1) // 2:
+            raise AssertionError("the map lost a result")
+        steps = calls * 0.8 / 100_000
+        growth = {role: (now[role] - early[role]) / steps for role in ("client", "engine")}
+        return {"rate": calls / seconds, "peak": peak, "growth": growth}
+
+
+def _through_the_network(farm: Any) -> None:
+    """Make this farm's large values travel through the engine, as between machines."""
+    import msgspec
+
+    farm._driver.config.spool = ""
+    farm._base = msgspec.structs.replace(farm._base, local=False)
+
+
+def network(slots: int) -> dict[str, Any]:
+    """MB a second of 64 MB each way through the engine."""
+    from farmhand import Farm
+
+    with Farm(max_workers=slots) as farm:
+        _through_the_network(farm)
+        workloads.warm(farm)
+        return {"argument": workloads.best(lambda: workloads.argument_rate(farm)),
+                "result": workloads.best(lambda: workloads.result_rate(farm))}  # fmt: skip
+
+
+def gigabytes(slots: int, count: int = GIGABYTES) -> dict[str, Any]:
+    """An argument and a result of gigabytes: MB a second, and MB above the object itself in client and agent."""
+    import resource
+    import threading
+
+    from farmhand import Farm
+
+    size = count * 1024 * MB
+    with Farm(max_workers=slots) as farm:
+        workloads.warm(farm)
+        look, stop, node = Memory(farm).look, threading.Event(), [0.0]
+
+        def watch() -> None:
+            while not stop.wait(0.1):
+                node[0] = max(node[0], look().get("node", 0.0))
+
+        before_node = look()["node"]
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            data = bytes(size)
+            base = _peak(resource)
+            began = time.perf_counter()
+            if farm.submit(workloads.size_of, data).result() != size:
+                raise AssertionError("the argument arrived cut short")
+            up, above = time.perf_counter() - began, _peak(resource) - base
+            del data
+            began = time.perf_counter()
+            value = farm.submit(workloads.make, size).result()
+            down, whole = time.perf_counter() - began, len(value)
+        finally:
+            stop.set()
+            watcher.join()
+        return {"argument": size / MB / up, "result": whole / MB / down, "client_above": max(above, _peak(resource) - base),
+                "node_above": node[0] - before_node}  # fmt: skip
+
+
+def _peak(resource: Any) -> float:
+    """This process's largest resident size so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB)
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    import platform
+
+    return {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count() or 0}
