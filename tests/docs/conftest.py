@@ -15,9 +15,8 @@ from tests.docs.pagerun import BIN, environment
 def shared_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which `Farm()` finds a farm of two slots that runs already."""
     env = environment(tmp_path_factory.mktemp("docs home"))
-    up = subprocess.run(
-        [BIN / "farmhand", "up", "--detach", "--slots", "2", "--json"], env=env, capture_output=True, text=True, check=True, timeout=60
-    )
+    command = [BIN / "farmhand", "up", "--detach", "--slots", "2", "--json"]
+    up = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
     try:
         yield {**env, "FARMHAND_FARM": json.loads(up.stdout)["address"]}
     finally:

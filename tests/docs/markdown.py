@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 RUN_LANGUAGES = ("python", "console", "sh")
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)(?P<rest>[^\n]*)\n(?P<text>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)(?P<rest>[^\n]*)\n(?P<text>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL
+)
 _MARKER = re.compile(r"<!-- no-run: (?P<reason>.+?) -->\s*\Z", re.DOTALL)
 _FILE = re.compile(r"file=(\S+)")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -53,10 +55,12 @@ def blocks(page: Path) -> list[Block]:
         text = "".join(part[indent:] if part.strip() else "\n" for part in match["text"].splitlines(keepends=True))
         marker = _MARKER.search(before)
         file = _FILE.search(match["rest"])
-        if match["language"] == "text" and found and found[-1].language == "python" and not source[end_of_last : match.start()].strip():
+        follows = found and found[-1].language == "python" and not source[end_of_last : match.start()].strip()
+        if match["language"] == "text" and follows:
             found[-1] = found[-1]._replace(expected=text)
         else:
-            found.append(Block(match["language"], text, line, file[1] if file else "", marker["reason"] if marker else ""))
+            reason = marker["reason"] if marker else ""
+            found.append(Block(match["language"], text, line, file[1] if file else "", reason))
         end_of_last = match.end()
     return found
 

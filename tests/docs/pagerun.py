@@ -59,7 +59,9 @@ class PageRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._python is not None:
             assert self._python.stdin is not None
             assert self._python.stdout is not None
@@ -125,8 +127,8 @@ class PageRun:
         output = self.folder / ".output"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                ["bash", "-c", script], cwd=self.folder, env=self._env, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                start_new_session=True,
+                ["bash", "-c", script], cwd=self.folder, env=self._env, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
             self._groups.append(process.pid)
             code = process.wait(PATIENCE_S)

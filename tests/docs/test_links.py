@@ -31,5 +31,6 @@ def test_every_page_can_be_found_from_the_first() -> None:
         if page in seen or page.suffix != ".md" or not page.exists():
             continue
         seen.add(page)
-        waiting += [(page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link and link[0] != "#"]
+        inner = [link.partition("#")[0] for link in links(page) if "://" not in link]
+        waiting += [(page.parent / path).resolve() for path in inner if path]
     assert {page_id(page) for page in pages()} <= {page_id(page) for page in seen}

@@ -85,7 +85,7 @@ class Session:
         self._refused = False  # the engine did not take the last publish: one at a time until it takes one again
         self._probe_at = 0.0
         self._checked_at = 0.0
-        self._killing: list[Task] = []  # running tasks that are to be stopped; the order may be lost, so it is repeated
+        self._stops: dict[tuple[int, int], float] = {}  # orders that no report has answered, and how often to repeat them
         self._stop_at = 0.0
 
     # ---- submitting
@@ -223,6 +223,8 @@ class Session:
 
     def on_report(self, report: Report, now: float) -> list[Effect]:
         """A node, or the steward for a lost one, says how tasks of a batch ended."""
+        if self._stops:
+            self._forget_stops(report)
         batch = self.batches.get(Token(report.token))
         if batch is None or not 0 <= report.first <= report.first + report.count <= batch.count:
             self.counts.stale += max(0, report.count)
@@ -248,6 +250,12 @@ class Session:
             effects.append(Delivered(values))
         self._account(batch, report, ran)
         return effects
+
+    def _forget_stops(self, report: Report) -> None:
+        """What is reported need not be stopped."""
+        for token, index in list(self._stops):
+            if token == report.token and report.first <= index < report.first + report.count:
+                del self._stops[token, index]
 
     def _account(self, batch: Batch, report: Report, ran: int) -> None:
         if not (0.0 <= report.seconds < math.inf and 0.0 <= report.cpu < math.inf):
@@ -312,6 +320,7 @@ class Session:
     def _again(self, batch: Batch, task: Task) -> list[Effect]:
         """Back to the front of the backlog, under a new token when it is sent again. One that is to be stopped ends here."""
         if task.killing:
+            self._stops.pop((task.token, task.index), None)
             return self._end(batch, task, Mark(task.index, Kind.KILLED))
         self._leave(batch, task)
         task.to(TaskState.WAITING)
@@ -341,7 +350,7 @@ class Session:
             return False, []
         effects: list[Effect] = []
         if task.state is TaskState.SENT:
-            effects.append(Stop([(task.token, task.index)]))
+            effects.append(self._stop(task, limits.STOP_TRIES))  # it may run, and the notice of that be on its way
             self._finish(self.batches[task.token], task)
         else:
             if task.state is TaskState.WAITING:
@@ -354,11 +363,14 @@ class Session:
         """Stop a task wherever it is. True when it is ended at once; else its node confirms with a report."""
         cancelled, effects = self.cancel(task)
         if not cancelled and task.state is TaskState.RUNNING:
-            if not task.killing:
-                task.killing = True
-                self._killing.append(task)
-            effects.append(Stop([(task.token, task.index)]))
+            task.killing = True
+            effects.append(self._stop(task, math.inf))
         return cancelled, effects
+
+    def _stop(self, task: Task, tries: float) -> Stop:
+        target = (task.token, task.index)
+        self._stops[target] = tries
+        return Stop([target])
 
     # ---- time
 
@@ -367,7 +379,7 @@ class Session:
         times = [self._backoff[0][0]] if self._backoff else []
         if self._refused and any(window.rounds for window in self.windows.values()):
             times.append(self._probe_at)
-        if self._killing:
+        if self._stops:
             times.append(self._stop_at)
         if self.batches:
             oldest = next(iter(self.batches.values())).sent_at
@@ -385,11 +397,12 @@ class Session:
 
     def _repeat_stops(self, now: float) -> list[Effect]:
         """A node may have been cut off when the order to stop a task was given."""
-        if not self._killing or now < self._stop_at:
+        if not self._stops or now < self._stop_at:
             return []
         self._stop_at = now + limits.STOP_RETRY_S
-        self._killing = [task for task in self._killing if task.state is TaskState.RUNNING]
-        return [Stop([(task.token, task.index) for task in self._killing])] if self._killing else []
+        targets: list[tuple[int, int]] = list(self._stops)
+        self._stops = {target: tries - 1 for target, tries in self._stops.items() if tries > 1}
+        return [Stop(targets)]
 
     def _check_lanes(self, now: float) -> list[Effect]:
         if now < self._checked_at + limits.WATCHDOG_S:

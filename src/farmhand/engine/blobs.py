@@ -107,4 +107,3 @@ async def read_small(connection: Connection, owner: str, blob_id: str) -> bytes 
 async def remove(connection: Connection, owner: str, blob_id: str = "*") -> None:
     """Remove one blob, or all of an owner."""
     await purge(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"))
-

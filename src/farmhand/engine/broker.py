@@ -38,7 +38,9 @@ log = logging.getLogger("farmhand.engine")
 START_S: Final = 30.0  # an empty store is up in 10 ms, a million messages in under a second; a cold disk gets this long
 STOP_S: Final = 10.0  # it flushes its stores; then it is killed, which loses nothing that was acknowledged
 CHECK_S: Final = 0.002  # between looks for the ports file, each a wait for the process's end at the same time
-COLLECT_AT: Final = "50"  # per cent of growth before the server collects garbage: less memory than its 100, faster blobs than 25
+COLLECT_AT: Final = (
+    "50"  # per cent of growth before the server collects garbage: less memory than its 100, faster blobs than 25
+)
 LOG_LINES: Final = 20  # of the log in an error
 LOG_TAIL_BYTES: Final = 16 * 1024
 
@@ -72,7 +74,11 @@ class _Life:
         try:
             with self._stderr_path.open("wb") as stderr:
                 self.process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True,
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stderr,
+                    stderr=stderr,
+                    start_new_session=True,
                     env={"GOGC": COLLECT_AT, **os.environ},
                 )
         except OSError as problem:

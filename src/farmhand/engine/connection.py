@@ -13,15 +13,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from farmhand import errors
-from farmhand.engine.wire import CRLF, Msg, ProtocolViolation, Reader, hpub_frame, pub_frame
+from farmhand.engine.tcp import Link, TcpLink, open_tcp, upgrade_to_tls
+from farmhand.engine.wire import CRLF, Msg, hpub_frame, pub_frame
 from farmhand.model import limits
 from farmhand.model.address import Address
 
@@ -54,24 +54,14 @@ class Options(msgspec.Struct, kw_only=True):
     ping_interval: float = limits.PING_INTERVAL_S
 
 
-class Link(Protocol):
-    """What carries the bytes: TCP, TLS or a WebSocket."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def writelines(self, data: list[bytes | bytearray | memoryview]) -> None: ...
-
-    def close(self) -> None: ...
-
-    async def wait_closed(self) -> None: ...
-
-
 class Subscription:
     """Interest in a subject. `close()` ends it; closing twice is harmless."""
 
     __slots__ = ("_connection", "callback", "queue", "sid", "subject")
 
-    def __init__(self, connection: Connection, sid: int, subject: str, callback: Callable[[Msg], None], queue: str) -> None:
+    def __init__(
+        self, connection: Connection, sid: int, subject: str, callback: Callable[[Msg], None], queue: str
+    ) -> None:
         self._connection = connection
         self.sid = sid
         self.subject = subject
@@ -80,57 +70,6 @@ class Subscription:
 
     def close(self) -> None:
         self._connection._unsubscribe(self.sid)
-
-
-class _Tcp(asyncio.BufferedProtocol):
-    """The socket's side of a connection: feeds the reader, reports the loss once."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.reader = Reader(connection._on_msg, connection._on_line)
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.reader.get_buffer()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.connection._on_heard()
-        try:
-            self.reader.received(nbytes)
-        except ProtocolViolation as error:
-            log.error("engine: %s; closing the connection", error)
-            self.close()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.connection._on_lost(self, exc)
-
-    def pause_writing(self) -> None:
-        self.connection._writable.clear()
-
-    def resume_writing(self) -> None:
-        self.connection._writable.set()
-
-    def write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
-
-    def writelines(self, data: list[bytes | bytearray | memoryview]) -> None:
-        """The same without joining the pieces first, which would copy large ones."""
-        if self.transport is not None:
-            self.transport.writelines(data)
-
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    async def wait_closed(self) -> None:
-        """An aborted socket needs no goodbye."""
 
 
 class Connection:
@@ -148,8 +87,8 @@ class Connection:
         self._out: list[bytes | bytearray | memoryview] = []
         self._out_bytes = 0  # of payloads in `_out`
         self._flush_due = False
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self.writable = asyncio.Event()
+        self.writable.set()
         self._subs: dict[int, Subscription] = {}
         self._next_sid = 0
         self._lines: asyncio.Queue[tuple[bytes, bytes]] | None = None  # set only while a handshake is under way
@@ -184,7 +123,9 @@ class Connection:
         while True:
             left = deadline - self._loop.time()
             try:
-                await asyncio.wait_for(self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05))
+                await asyncio.wait_for(
+                    self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05)
+                )
                 return
             except (errors.CredentialRefused, errors.EngineTooOld):
                 if not retry_forever:
@@ -198,7 +139,8 @@ class Connection:
 
     async def _attempt(self) -> None:
         """One try to connect, with the whole handshake. Leaves the connection up, or raises and leaves nothing behind."""
-        self._lines = lines = asyncio.Queue()
+        lines: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+        self._lines = lines
         self._last_error = ""
         link: Link | None = None
         try:
@@ -207,7 +149,7 @@ class Connection:
             if verb != b"INFO":
                 raise errors.EngineUnreachable(f"{self.options.address} does not speak NATS")
             self._take_info(rest)
-            link = await self._upgrade(link)
+            await self._upgrade(link)
             link.write(self._connect_line() + b"PING\r\n")
             await self._wait_for_pong(lines)
         except BaseException:
@@ -220,7 +162,7 @@ class Connection:
         self._link = link
         self._out.clear()
         self._pings_out = 0
-        self._writable.set()
+        self.writable.set()
         self.connected = True
         link.write(b"".join(self._sub_line(sub) for sub in self._subs.values()))
 
@@ -238,37 +180,20 @@ class Connection:
                 raise errors.EngineUnreachable(f"{self.options.address} closed the connection")
 
     async def _open_link(self) -> Link:
-        address = self.options.address
-        if address.scheme in ("ws", "wss"):
+        if self.options.address.scheme in ("ws", "wss"):
             from farmhand.engine.websocket import open_websocket
 
-            return await open_websocket(self, self.options)
-        _, protocol = await self._loop.create_connection(lambda: _Tcp(self), address.host, address.port)
-        transport = protocol.transport
-        assert transport is not None
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
-        return protocol
+            return await open_websocket(self, self.options.address, self.options.tls)
+        return await open_tcp(self, self.options.address)
 
-    async def _upgrade(self, link: Link) -> Link:
-        """TLS on top of TCP when the server wants it, or a refusal when we want it and the server does not."""
-        if not isinstance(link, _Tcp):
-            return link
-        wants = bool(self.server.get("tls_required") or self.options.address.scheme == "tls")
-        if not wants:
-            return link
-        context = self.options.tls
-        if context is None:
+    async def _upgrade(self, link: Link) -> None:
+        """TLS on top of TCP when the server or the address wants it."""
+        wants = self.server.get("tls_required") or self.options.address.scheme == "tls"
+        if not isinstance(link, TcpLink) or not wants:
+            return
+        if self.options.tls is None:
             raise errors.CredentialRefused(f"{self.options.address} speaks TLS and no farm CA is known for it")
-        assert link.transport is not None
-        transport = await self._loop.start_tls(link.transport, link, context, server_hostname=self.options.address.host)
-        assert transport is not None
-        link.transport = transport
-        transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
-        return link
+        await upgrade_to_tls(link, self.options.tls, self.options.address.host)
 
     def _take_info(self, rest: bytes) -> None:
         self.server = msgspec.json.decode(rest)
@@ -312,12 +237,13 @@ class Connection:
 
     # ---- events from the link
 
-    def _on_heard(self) -> None:
+    def on_heard(self) -> None:
         # Any byte shows that the engine lives. Its PONG alone would not do: behind a slow link it waits for all that we send.
         self._pings_out = 0
         self.heard_at = self._loop.time()
 
-    def _on_msg(self, sid: int, msg: Msg) -> None:
+    def on_msg(self, sid: int, msg: Msg) -> None:
+        """For the link: hand a message to its subscription."""
         sub = self._subs.get(sid)
         if sub is None:
             return
@@ -326,7 +252,8 @@ class Connection:
         except Exception:
             log.exception("the handler of %s failed", sub.subject)
 
-    def _on_line(self, verb: bytes, rest: bytes) -> None:
+    def on_line(self, verb: bytes, rest: bytes) -> None:
+        """For the link: a control line."""
         if self._lines is not None and verb != b"PING":
             self._lines.put_nowait((verb, rest))
             return
@@ -343,14 +270,15 @@ class Connection:
             self._last_error = rest.decode(errors="replace").strip("'")
             log.warning("engine says: %s", self._last_error)
 
-    def _on_lost(self, link: Link, exc: Exception | None) -> None:
+    def on_lost(self, link: Link, exc: Exception | None) -> None:
+        """For the link: it is closed. Callbacks are told once, and the way back begins."""
         if self._lines is not None:
             self._lines.put_nowait((b"EOF", b""))
         if link is not self._link or not self.connected:
             return
         self.connected = False
         self._link = None
-        self._writable.set()
+        self.writable.set()
         self._fail_waiters()
         if self._closed:
             return
@@ -434,7 +362,7 @@ class Connection:
         """Wait until the socket takes more. Bulk publishers call it between chunks."""
         if self._flush_due:
             self._flush_out()
-        await self._writable.wait()
+        await self.writable.wait()
 
     async def flush(self, timeout: float = limits.REQUEST_S) -> None:
         """Wait until the server has read everything published so far. Raises `EngineLost`, `TimeoutError`."""
@@ -509,6 +437,3 @@ class Connection:
             await up
         finally:
             self.on_connected.remove(done)
-
-
-Handler = Callable[[Msg], Awaitable[None]]

@@ -43,7 +43,9 @@ Done = Callable[[int, errors.EngineError | None], None]  # stream sequence, or t
 class _Waiting:
     __slots__ = ("deadline", "done", "headers", "payload", "sent_at", "subject")
 
-    def __init__(self, subject: str, payload: bytes | memoryview, headers: dict[str, str] | None, done: Done, now: float) -> None:
+    def __init__(
+        self, subject: str, payload: bytes | memoryview, headers: dict[str, str] | None, done: Done, now: float
+    ) -> None:
         self.subject = subject
         self.payload = payload
         self.headers = headers
@@ -69,7 +71,9 @@ class Publisher:
         connection.on_connected.append(self._resend_all)
         self._timer: asyncio.TimerHandle | None = None
 
-    def publish(self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False) -> None:
+    def publish(
+        self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False
+    ) -> None:
         """Store a message. Without `msg_id` a repeat after an outage may be stored twice.
 
         `first`: only when the subject has no message yet; that it has one counts as stored, with sequence 0.

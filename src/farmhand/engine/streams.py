@@ -13,7 +13,9 @@ from farmhand.model import limits
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
-WORK_SHARE: Final = 0.4  # of the engine's storage, and the same for BLOB; RESULT keeps the rest, so that a full farm can drain
+WORK_SHARE: Final = (
+    0.4  # of the engine's storage, and the same for BLOB; RESULT keeps the rest, so that a full farm can drain
+)
 
 
 class ApiRefused(errors.EngineError):
@@ -38,7 +40,11 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
     """The three streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
     share = int(storage_bytes * WORK_SHARE) if storage_bytes else -1
-    common: dict[str, Any] = {"storage": "file", "num_replicas": replicas, "duplicate_window": int(limits.DEDUPE_WINDOW_S * _NS)}
+    common: dict[str, Any] = {
+        "storage": "file",
+        "num_replicas": replicas,
+        "duplicate_window": int(limits.DEDUPE_WINDOW_S * _NS),
+    }
     return [
         {**common, "name": subjects.WORK, "subjects": ["work.*.*"], "retention": "workqueue", "discard": "new",
          "max_bytes": share, "max_consumers": -1},
@@ -72,7 +78,9 @@ async def ensure_lane(connection: Connection, lane: str, description: str) -> No
         "ack_wait": int(limits.ACK_WAIT_S * _NS), "max_deliver": -1, "max_ack_pending": 100_000, "max_waiting": 10_000,
         "deliver_policy": "all", "replay_policy": "instant", "metadata": {"lane": description},
     }  # fmt: skip
-    await call(connection, f"CONSUMER.CREATE.WORK.{name}.work.{lane}.*", {"stream_name": subjects.WORK, "config": config})
+    await call(
+        connection, f"CONSUMER.CREATE.WORK.{name}.work.{lane}.*", {"stream_name": subjects.WORK, "config": config}
+    )
 
 
 async def lane_info(connection: Connection, lane: str) -> dict[str, Any] | None:

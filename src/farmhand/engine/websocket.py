@@ -12,17 +12,20 @@ from farmhand.engine.wire import ProtocolViolation, Reader
 if TYPE_CHECKING:
     import aiohttp
 
-    from farmhand.engine.connection import Connection, Options
+    import ssl
+
+    from farmhand.engine.tcp import Owner
+    from farmhand.model.address import Address
 
 
 class WebSocketLink:
     """Carries NATS bytes in binary frames; frame borders mean nothing to the protocol."""
 
-    def __init__(self, connection: Connection, http: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse) -> None:
-        self._connection = connection
+    def __init__(self, owner: Owner, http: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self._owner = owner
         self._http = http
         self._ws = ws
-        self._reader = Reader(connection._on_msg, connection._on_line)
+        self._reader = Reader(owner.on_msg, owner.on_line)
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._send())]
@@ -53,24 +56,24 @@ class WebSocketLink:
         try:
             async for message in self._ws:
                 if message.type is aiohttp.WSMsgType.BINARY:
-                    self._connection._on_heard()
+                    self._owner.on_heard()
                     self._reader.feed(message.data)
         except (ProtocolViolation, aiohttp.ClientError, OSError) as error:
             problem = error
         finally:
             self._queue.put_nowait(None)
             await self._http.close()
-            self._connection._on_lost(self, problem)
+            self._owner.on_lost(self, problem)
 
 
-async def open_websocket(connection: Connection, options: Options) -> WebSocketLink:
+async def open_websocket(owner: Owner, address: Address, tls: ssl.SSLContext | None) -> WebSocketLink:
     """Connect to a `ws://` or `wss://` address. Raises `EngineUnreachable`."""
     import aiohttp
 
     http = aiohttp.ClientSession()
     try:
-        ws = await http.ws_connect(str(options.address), ssl=options.tls or True, max_msg_size=0, compress=0)
+        ws = await http.ws_connect(str(address), ssl=tls or True, max_msg_size=0, compress=0)
     except (aiohttp.ClientError, OSError) as error:
         await http.close()
-        raise errors.EngineUnreachable(f"{options.address}: {error}") from error
-    return WebSocketLink(connection, http, ws)
+        raise errors.EngineUnreachable(f"{address}: {error}") from error
+    return WebSocketLink(owner, http, ws)

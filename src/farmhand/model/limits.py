@@ -54,6 +54,7 @@ SESSION_GONE_S: Final = 2.0  # after a disconnect event
 STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running
 GRACE_S: Final = 10.0  # a leaving node finishes what runs
 STOP_RETRY_S: Final = 1.0  # an order to stop a running task is repeated until its end is reported
+STOP_TRIES: Final = 10  # for a task that may not even run; a lost order would let it run on for nobody
 WATCHDOG_S: Final = 5.0  # a session asks whether what it waits for is still somewhere
 EMBEDDED_START_S: Final = 20.0  # an embedded farm is ready in well under a second; a loaded machine gets this long
 
@@ -64,7 +65,7 @@ PREFETCH_PER_SLOT: Final = 1
 SURPLUS_S: Final = 0.05  # work beyond the prefetch is kept so long in case a slot frees, then handed back
 LONG_RUN_S: Final = 1.0  # a slot that is busy for longer prefetches nothing: its next message could wait for an hour
 FREE_PULL_S: Final = 30.0  # a long-poll pull; the engine forgets it by then and the agent asks again
-TAIL_LINES: Final = 20  # of a task's output kept for an error
+TAIL_LINES: Final = 50  # of a task's output kept for an error
 TAIL_BYTES: Final = 8192
 OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the rest is counted
 OUTPUT_LINE_BYTES: Final = 8192

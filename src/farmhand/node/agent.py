@@ -60,6 +60,7 @@ class Cargo(msgspec.Struct):
     ack: str
     files: dict[int, str] = {}
     timers: list[asyncio.TimerHandle] = []
+    slot: int = -1  # that runs it, or did
 
 
 class Agent:
@@ -210,7 +211,7 @@ class Agent:
         name = held.work.profile.name if held else ""
         log.warning("slot %d %s%s", slot.number, exit_, f" while running {name!r}" if name else "")
         text = f"slot {slot.number} of node {self.config.name}: {exit_}"
-        mark = Mark(0, Kind.CRASHED, text, exit_.code, exit_.signal, tuple(slot.tail), slot.peak_memory)
+        mark = Mark(0, Kind.CRASHED, text, exit_.code, exit_.signal, slot.last_lines(), slot.peak_memory)
         if held is not None:
             self.failures += 1
             self._end_timers(held)
@@ -314,8 +315,8 @@ class Agent:
                 case holding.Nak():
                     self.connection.publish(effect.held.cargo.ack, b"-NAK")
                 case holding.Finish():
-                    report = Report(messages.PROTOCOL, effect.held.work.token, effect.first, effect.count, self.config.node, -1,
-                                    effect.marks)  # fmt: skip
+                    report = Report(messages.PROTOCOL, effect.held.work.token, effect.first, effect.count, self.config.node,
+                                    effect.held.cargo.slot, effect.marks)  # fmt: skip
                     self._store(effect.held, report)
                 case holding.Retract():
                     self.slots[effect.slot].write(slotwire.RETRACT)
@@ -359,6 +360,7 @@ class Agent:
     def _run(self, held: holding.Held) -> None:
         work, number = held.work, held.slots[0]
         slot = self.slots[number]
+        held.cargo.slot = number
         run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), str(self.config.spool), work.attempt)
         if work.alone:
             self._announce(held, 0)
@@ -471,7 +473,8 @@ class Agent:
             work, running, seconds = held.work, -1, 0.0
             if held.state is holding.HeldState.RUNNING:
                 running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
-            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds))
+            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds,
+                                 work.finish))  # fmt: skip
         return tuple(found)
 
     def _beat(self) -> None:

@@ -202,7 +202,7 @@ class Host:
 
     @property
     def ends_within(self) -> float:
-        """Seconds that an end in good order takes at most: the nodes' grace and what they hand back, steward, engine."""
+        """Seconds that an end in good order takes at most: nodes with their grace, steward, engine."""
         return self.config.grace + limits.REQUEST_S + 2.0 + 5.0 * len(self.config.nodes) + 7.0 + STOP_S
 
     def _prepare_users(self) -> None:

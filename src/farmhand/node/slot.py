@@ -370,7 +370,7 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     with contextlib.suppress(OSError, ValueError):
-        faulthandler.enable(file=2)
+        faulthandler.enable(file=2, all_threads=False)
     slot = Slot(int(options.number), Path(options.cache), Path(options.progress), source, sink)
     slot.printer.install()
     threading.Thread(target=slot.read_forever, name="farmhand-reader", daemon=True).start()

@@ -31,6 +31,9 @@ class Listener(Protocol):
     def on_printed(self, stream: int, data: bytes) -> None:
         """Bytes on standard output (1) or standard error (2)."""
 
+    def on_silent(self) -> None:
+        """Its frames have ended: it dies, or it has closed a descriptor that was not its own and is of no use any more."""
+
     def on_dying(self) -> None:
         """The process is dead and its id is still its own: the moment to kill what it leaves."""
 
@@ -121,6 +124,8 @@ class _PosixPipes:
             take(data)
             return True
         self._forget(descriptor)
+        if descriptor == self._source:
+            self._listener.on_silent()
         return False
 
     def _forget(self, descriptor: int) -> None:

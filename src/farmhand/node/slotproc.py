@@ -95,6 +95,17 @@ class SlotProcess:
             self.tail.clear()
         self.tail.extend(lines[-limits.TAIL_LINES :])
 
+    def last_lines(self) -> tuple[str, ...]:
+        """The end of what its last task printed, TAIL_BYTES at most."""
+        kept: list[str] = []
+        room = limits.TAIL_BYTES
+        for line in reversed(self.tail):
+            room -= len(line.encode()) + 1
+            if room < 0:
+                break
+            kept.append(line)
+        return tuple(reversed(kept))
+
     def _send_lines(self, stream: int, lines: list[bytes]) -> None:
         texts = [line.decode(errors="replace")[: limits.OUTPUT_LINE_BYTES] for line in lines]
         self.remember(self.running()[0], texts)
@@ -102,6 +113,10 @@ class SlotProcess:
         if allowed:
             printed = slotwire.SlotOutput(self.running()[0], tuple((stream, text) for text in allowed), dropped, raw=True)
             self._on_frame(self, slotwire.OUTPUT, _encode(printed))
+
+    def on_silent(self) -> None:
+        """See `slotpipes.Listener`."""
+        self.kill()
 
     def on_dying(self) -> None:
         """See `slotpipes.Listener`."""

@@ -29,7 +29,7 @@ class Enrolment:
         self._users = users
         self._ca_pem = ca_pem
         self._lock = asyncio.Lock()
-        self._unread = True  # whether the engine may not have read the list yet; an earlier steward may have died before
+        self._unread = True  # the engine may not have read the list: an earlier steward may have died before that
 
     async def join(self, request: JoinRequest, system: Connection | None) -> dict[str, Any]:
         """Enrol a key. Raises `VersionMismatch`, `NameTaken`, `BadOption`."""

@@ -59,11 +59,11 @@ class Steward:
         self.publisher = Publisher(self.connection)
         self._recovery = Recovery(self.connection, self.publisher, self.membership)
         await self._prepare()
-        self._subscribe()
-        if self._system_options is not None:
+        if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
             self._system.on_connected.append(self._on_sight)
+        self._subscribe()
         self._announce()
         self._on_sight()
         ticker = self._loop.create_task(self._tick_forever())

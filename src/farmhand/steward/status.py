@@ -14,7 +14,7 @@ from farmhand.model.version import VERSION
 
 
 async def status_report(connection: Connection, membership: Membership, now: float) -> dict[str, Any]:
-    """Nodes, sessions, lanes and the engine's streams, as plain data. Keys are stable; docs/reference describes them."""
+    """Nodes, sessions, lanes and the engine's streams, as plain data. Keys are stable: docs/reference/cli.md."""
     lanes = []
     for lane_id, known in membership.lanes.items():
         info = await streams.lane_info(connection, lane_id) or {}
@@ -44,7 +44,13 @@ def _node(beat: NodeBeat, silent: float) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(beat)
     fields["silent"] = round(silent, 3)  # seconds since its last sign of life
     fields["holding"] = [
-        {"task": h.name, "session": h.session, "count": h.count, "running": h.running >= 0, "seconds": round(h.seconds, 3)}
+        {
+            "task": h.name,
+            "session": h.session,
+            "count": h.count,
+            "running": h.running >= 0,
+            "seconds": round(h.seconds, 3),
+        }
         for h in beat.holding
     ]
     return fields

@@ -18,7 +18,7 @@ HANG: Final = "hang"
 class Call:
     """One call of a session. `outcome` is what its future would show; effects are counted when it runs."""
 
-    __slots__ = ("accepted", "blamable", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task")
+    __slots__ = ("blamable", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task")
 
     def __init__(self, session: str, number: int, fates: tuple[str, ...], seconds: float, size: int) -> None:
         self.session = session
@@ -27,7 +27,6 @@ class Call:
         self.seconds = seconds
         self.size = size
         self.group = 0
-        self.accepted = False
         self.outcome: str | None = None
         self.runs = 0  # effects
         self.blamable = 0  # attempts that were lost, or that really died under it

@@ -92,7 +92,6 @@ class SimClient(Storing):
         if self.over:
             return
         for call in calls:
-            call.accepted = True
             call.group = self.groups.index(group)
             call.task = Task(group, call.size, call)
         self.calls += calls
@@ -138,7 +137,8 @@ class SimClient(Storing):
         self.world.invariants.on_sent(self, batch)
         body = [task.cargo if task is not None else None for task in tasks]
         alone = any(task is not None and task.careful for task in tasks)
-        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt)
+        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt, (),
+                    self._on_client_loss == "finish")  # fmt: skip
 
         def done(sequence: int, problem: str) -> None:
             if problem:
@@ -196,13 +196,13 @@ class SimClient(Storing):
 
     def cancel(self, call: Call) -> None:
         """As `Future.cancel`."""
-        if call.accepted and self.alive and not self.frozen:
+        if self.alive:
             cancelled, effects = self.core.cancel(call.task)
             self._stopped(call, cancelled, effects)
 
     def stop(self, call: Call) -> None:
         """As `Future.kill`."""
-        if call.accepted and self.alive and not self.frozen:
+        if self.alive:
             ended, effects = self.core.kill(call.task)
             self._stopped(call, ended, effects)
 
@@ -211,4 +211,3 @@ class SimClient(Storing):
             self.world.invariants.on_outcome(call, Kind.KILLED.name)
         self._carry_out(effects, None, [])
         self._pump()
-        self.check()

@@ -20,7 +20,7 @@ class Faults:
         kinds: list[Callable[[], None]] = [
             self.kill_slot, self.kill_slot, self.kill_node, self.kill_node, self.kill_steward, self.restart_engine,
             self.kill_client, self.freeze, self.freeze, self.cut, self.cut, self.cut, self.fill, self.leave, self.end_session,
-            self.kill_reserved,
+            self.kill_reserved, self.mistake_client,
         ]  # fmt: skip
         for _ in range(count):
             world.schedule.at(rng.random() * span, self._happen, rng.choice(kinds))
@@ -108,6 +108,16 @@ class Faults:
         if not held:
             self._world.schedule.after(min(seconds, 6.0) * self._rng.random(), self._world.closed_of, actor, actor.life)
         self._world.schedule.after(seconds, self._world.network.mend, actor)
+
+    def mistake_client(self) -> None:
+        """A client is cut off for so long that it is taken for dead, and comes back."""
+        clients: list[Actor] = [client for client in self._world.clients if client.alive and not client.cut_up]
+        if clients:
+            self._world.disturb()
+            client = self._rng.choice(clients)
+            self._world.network.cut(client, up=True, down=True, held=False)
+            self._world.schedule.after(0.1, self._world.closed_of, client, client.life)
+            self._world.schedule.after(3.0, self._world.network.mend, client)
 
     def _anybody(self) -> Actor | None:
         actors: list[Actor] = [*self._world.nodes, *self._world.nodes, *self._world.clients, self._world.steward]

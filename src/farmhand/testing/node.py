@@ -131,7 +131,10 @@ class SimNode(Storing):
         if held is None:
             return
         report = Report(messages.PROTOCOL, held.work.token, first, count, self.name, slot.number, marks, seconds)
-        self._store(held, report, values)
+        if self.world.rng.random() < 0.95:
+            self._store(held, report, values)
+        else:  # a large result goes ahead of its report
+            self.after(0.5 * self.world.rng.random(), self._store, held, report, values)
         self.carry_out(self.holder.on_reported(slot.number, count, self.world.schedule.now))
 
     def on_slot_retracted(self, slot: SimSlot, first: int) -> None:
@@ -288,7 +291,7 @@ class SimNode(Storing):
 
     def _holding(self) -> tuple[Holding, ...]:
         return tuple(
-            Holding(held.lane, held.sequence, held.work.session, held.work.token, held.work.count)
+            Holding(held.lane, held.sequence, held.work.session, held.work.token, held.work.count, finish=held.work.finish)
             for held in self.holder.held.values()
         )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _FLUSH_S: Final = 0.010
 _PIPE_S: Final = 0.001
-_RACE_S: Final = 0.002  # an order to give back that comes so soon after the end of a batch may still be answered
+_RACE_S: Final = 0.02  # an order to give back that comes so soon after the end of a batch may still be answered
 
 
 class _Batch:
@@ -175,7 +175,8 @@ class SimSlot:
 
     def retract(self) -> None:
         """Give back what is not started."""
-        self._later(_PIPE_S * self._random(), self._retract)
+        busy = self._random() < 0.2  # with code that lets no other thread of the process run
+        self._later((0.2 if busy else _PIPE_S) * self._random(), self._retract)
 
     def _retract(self) -> None:
         batch = self._batch

@@ -123,16 +123,20 @@ class World:
             calls = []
             for _ in range(rng.choice((1, 5, 20) if seconds < 1 else (1, 4))):
                 fates = (OK,) if gentle else rng.choice(FATES)
-                if group.profile.timeout and rng.random() < 0.1:
+                if not gentle and rng.random() < 0.1:
                     fates = (HANG,)
-                calls.append(Call(client.name, made, fates, seconds * (0.5 + rng.random()), rng.choice((10, 10, 100_000))))
+                slow = 100 if rng.random() < 0.1 else 1  # nobody could know that this one takes long
+                takes = min(4.0, seconds * slow * (0.5 + rng.random()))
+                calls.append(Call(client.name, made, fates, takes, rng.choice((10, 10, 100_000))))
                 made += 1
             at = 0.3 + span * rng.random() ** 2
-            self.schedule.at(at, client.submit, group, calls)
-            if rng.random() < 0.4:
-                for call in rng.sample(calls, min(len(calls), rng.choice((1, 3)))):
-                    stop = client.stop if rng.random() < 0.5 else client.cancel
-                    self.schedule.at(at + rng.choice((0.005, 0.5, 5.0)) * rng.random(), stop, call)
+            self.schedule.at(at, client.fire, client.life, client.submit, (group, calls))
+            stopped = rng.sample(calls, min(len(calls), rng.choice((1, 3)))) if rng.random() < 0.4 else []
+            endless = [call for call in calls if HANG in call.fates and not group.profile.timeout]
+            for call in stopped + endless:
+                stop = client.cancel if call not in endless and rng.random() < 0.5 else client.stop
+                when = at + rng.choice((0.005, 0.5, 5.0)) * rng.random()
+                self.schedule.at(when, client.fire, client.life, stop, (call,))
         return made
 
     # ---- finding

@@ -1,0 +1,156 @@
+"""The reference says what the code says."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import inspect
+import os
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from tests.docs.generated import COMMAND, PARTS, SOURCE, with_part
+from tests.docs.markdown import DOCS, rows, section
+
+import farmhand
+from farmhand import Farm, FarmFuture, Retry, errors
+from farmhand.engine import streams
+from farmhand.security.permissions import Role
+
+PYTHON = DOCS / "reference" / "python.md"
+SIGNATURES = {
+    "Farm": Farm,
+    "Farm.submit": Farm.submit,
+    "Farm.map": Farm.map,
+    "Farm.options": Farm.options,
+    "Farm.shutdown": Farm.shutdown,
+    "Farm.status": Farm.status,
+    "FarmFuture.running": FarmFuture.running,
+    "FarmFuture.cancel": FarmFuture.cancel,
+    "FarmFuture.kill": FarmFuture.kill,
+    "Retry": Retry,
+}
+
+
+def shown(name: str, thing: object) -> str:
+    """The signature without annotations and without `self`."""
+    signature = inspect.signature(thing)  # type: ignore[arg-type]
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values() if p.name != "self"]
+    text = str(inspect.Signature(plain))
+    return name + text.replace("(/, ", "(")
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name: str) -> None:
+    wanted = shown(name, SIGNATURES[name])
+    assert wanted in PYTHON.read_text(encoding="utf-8").splitlines(), wanted
+
+
+def test_public_names_are_all_there() -> None:
+    first = PYTHON.read_text(encoding="utf-8").partition("```text\n")[2].partition("\n```")[0]
+    assert set(re.findall(r"\w+", first.partition("import")[2])) == set(farmhand.__all__)
+    public = {name for name in vars(Farm) if not name.startswith("_")} | {"submit", "map", "options"}
+    assert public == {name.partition(".")[2] for name in SIGNATURES if name.startswith("Farm.")} | {"session"}
+
+
+def test_the_tree_of_errors() -> None:
+    described = textwrap.dedent(
+        "\n".join(line for line in (errors.__doc__ or "").splitlines() if line.startswith("    "))
+    )
+    assert described.strip() in section(PYTHON, "Errors")
+    classes = [
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__
+    ]
+    assert all(re.search(rf"\b{name}\b", described) for name in classes)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_made_from_the_code_is_up_to_date(name: str) -> None:
+    path, make = PARTS[name]
+    page = path.read_text(encoding="utf-8")
+    assert page == with_part(page, name, make()), f"{path} is older than the code; run: {COMMAND}"
+
+
+def test_environment_variables() -> None:
+    used = set()
+    for path in SOURCE.rglob("*.py"):
+        used |= set(re.findall(r"\bFARMHAND_[A-Z_]+\b", path.read_text(encoding="utf-8")))
+    described = {
+        name.strip("`") for name, *_ in rows((DOCS / "reference" / "environment.md").read_text(encoding="utf-8"))
+    }
+    assert used == described
+
+
+def test_roles() -> None:
+    described = {row[0] for row in rows(section(DOCS / "reference" / "security.md", "Roles"))}
+    assert described == {role.value for role in Role}
+
+
+def test_streams() -> None:
+    page = section(DOCS / "reference" / "protocol.md", "Streams")
+    made = {d["name"]: d["subjects"] for d in streams.definitions(0, 1)}
+    assert {row[0].strip("`"): [row[1].strip("`")] for row in rows(page)} == made
+    assert f"{streams.WORK_SHARE * 100:.0f} % each" in page
+
+
+def test_subjects() -> None:
+    """Every subject that the code names is in the table, and the other way round."""
+    tree = ast.parse((SOURCE / "engine" / "subjects.py").read_text(encoding="utf-8"))
+    code = {_pattern(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)}
+    code |= {str(n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant) and str(n.value).startswith("farm.")}
+    code -= {"lane-*"}  # a consumer
+    table = [row[0].strip("`") for row in rows(section(DOCS / "reference" / "protocol.md", "Subjects"))]
+    described = {re.sub(r"\b[A-Z]+\b", "*", subject) for subject in table}
+    assert code | {"node.*.bye", "_INBOX.*.*.*"} == described
+
+
+def _pattern(node: ast.JoinedStr) -> str:
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+
+
+def test_every_verb_of_the_steward_is_named() -> None:
+    service = (SOURCE / "steward" / "service.py").read_text(encoding="utf-8")
+    verbs = set(re.findall(r'"(\w+)": self\._', service))
+    named = re.search(r"verbs ((?:`\w+`(?:, )?)+)", (DOCS / "reference" / "protocol.md").read_text(encoding="utf-8"))
+    assert named
+    assert set(re.findall(r"\w+", named[1])) == verbs
+
+
+def test_fields_of_a_task_error() -> None:
+    described = {name for row in rows(section(DOCS / "how-to" / "failures.md", "The fields of a TaskError"))
+                 for name in re.findall(r"\w+", row[0])}  # fmt: skip
+    assert described == set(errors.TaskError.__annotations__)
+
+
+def test_every_task_error_is_among_the_outcomes() -> None:
+    page = (DOCS / "how-to" / "failures.md").read_text(encoding="utf-8")
+    for kind in errors.TaskError.__subclasses__():
+        assert f"`{kind.__name__}`" in page
+
+
+def test_guarded_places_are_named() -> None:
+    """A module that asks which system it is on is on the page of platforms."""
+    guard = re.compile(r"\bos\.name\b|\bsys\.platform (?:==|!=)|NotImplementedError, AttributeError")
+    guarded = {str(path.relative_to(SOURCE)).replace(os.sep, "/") for path in SOURCE.rglob("*.py")
+               if guard.search(path.read_text(encoding="utf-8"))}  # fmt: skip
+    page = (DOCS / "platforms.md").read_text(encoding="utf-8")
+    # The name of a program, a check that is left out, the unit of a figure.
+    allowed = {"engine/server_binary.py", "doctor/machine_steps.py", "bench/solo.py"}
+    assert {name for name in guarded - allowed if f"`{name}`" not in page} == set()
+
+
+def test_every_word_of_the_vocabulary_is_in_order() -> None:
+    words = [row[0].strip("*").lower() for row in rows((DOCS / "GLOSSARY.md").read_text(encoding="utf-8"))]
+    assert words == sorted(words)
+
+
+def test_how_signatures_are_shown() -> None:
+    class Colour(enum.Enum):
+        RED = 1
+
+    def paint(self: object, fn: int, /, *args: int, colour: object = None) -> Colour: ...
+
+    assert shown("paint", paint) == "paint(fn, /, *args, colour=None)"
+    assert Path(PYTHON).exists()
