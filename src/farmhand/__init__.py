@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from farmhand.client.farm import Farm
     from farmhand.client.futures import FarmFuture
     from farmhand.model.retry import Retry
-    from farmhand.model.version import VERSION as __version__
+    from farmhand.model.version import VERSION
+
+    __version__ = VERSION
 
 __all__ = ["Farm", "FarmFuture", "Retry", "__version__", "errors"]
 

@@ -90,7 +90,7 @@ class Sender:
         expected = max(0.0, group.mean) * batch.count
         driver = self._driver
         work = Work(messages.PROTOCOL, driver.session_id, batch.token, batch.count, group.profile, expected, alone, batch.attempt,
-                    tuple(refs), driver.config.on_client_loss == "finish")  # fmt: skip
+                    tuple(refs))  # fmt: skip
         frame = messages.pack(work, pack_values(entries))
         self.bytes_out += len(frame)
 

@@ -81,7 +81,6 @@ class Membership:
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._announced_at = 0.0
-        self._unheard: dict[str, tuple[float, bool]] = {}  # sessions of held work that have not been heard of: since when
 
     # ---- nodes
 
@@ -89,9 +88,6 @@ class Membership:
         """A node is alive."""
         if beat.incarnation in self._lost:
             return [Disown(beat.incarnation)]
-        for holding in beat.holding:  # its client may have died before this steward was started
-            if holding.session not in self.sessions:
-                self._unheard.setdefault(holding.session, (now, holding.finish))
         known = self.nodes.get(beat.node)
         effects: list[Effect] = []
         if known is not None and known.beat.incarnation != beat.incarnation:
@@ -141,7 +137,6 @@ class Membership:
             return [SessionLost(beat.session, kill=True, why="it has ended")]
         if beat.session in self._ended:
             return []  # overtaken by its own last word
-        self._unheard.pop(beat.session, None)
         known = self.sessions.get(beat.session)
         if known is None:
             self.sessions[beat.session] = _Session(beat, now)
@@ -185,15 +180,10 @@ class Membership:
                 del self.sessions[name]
                 kill = session.beat.on_client_loss != "finish"
                 effects.append(SessionLost(name, kill=kill, why="its connection closed" if gone else "silent"))
-        for name, (since, finish) in list(self._unheard.items()):
-            if now - since >= limits.SESSION_SILENCE_S:
-                del self._unheard[name]
-                effects.append(SessionLost(name, kill=not finish, why="its work is here, but nobody has heard of it"))
         return effects
 
     def on_blind(self, now: float, slack: float = 0.0) -> None:
         """The steward itself was cut off: nobody's silence meanwhile means anything, nor a node's in the `slack` s that follow."""
-        self._unheard.clear()
         for node in self.nodes.values():
             node.seen_at, node.gone_at = now + slack, None
         for session in self.sessions.values():

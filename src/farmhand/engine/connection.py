@@ -35,9 +35,11 @@ class Signer(Protocol):
     """Who we are: a public key and a way to sign the server's nonce."""
 
     @property
-    def public(self) -> str: ...
+    def public(self) -> str:
+        """The public key, `U...`."""
 
-    def sign(self, nonce: bytes) -> str: ...
+    def sign(self, nonce: bytes) -> str:
+        """The signature of the server's nonce, base64url."""
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -69,6 +71,7 @@ class Subscription:
         self.queue = queue
 
     def close(self) -> None:
+        """End the interest."""
         self._connection._unsubscribe(self.sid)
 
 
@@ -145,10 +148,7 @@ class Connection:
         link: Link | None = None
         try:
             link = await self._open_link()
-            verb, rest = await lines.get()
-            if verb != b"INFO":
-                raise errors.EngineUnreachable(f"{self.options.address} does not speak NATS")
-            self._take_info(rest)
+            self._take_info(*await lines.get())
             await self._upgrade(link)
             link.write(self._connect_line() + b"PING\r\n")
             await self._wait_for_pong(lines)
@@ -195,10 +195,13 @@ class Connection:
             raise errors.CredentialRefused(f"{self.options.address} speaks TLS and no farm CA is known for it")
         await upgrade_to_tls(link, self.options.tls, self.options.address.host)
 
-    def _take_info(self, rest: bytes) -> None:
+    def _take_info(self, verb: bytes, rest: bytes) -> None:
+        """The server's first line. Raises `EngineUnreachable` when it is no NATS, `EngineTooOld`."""
+        if verb != b"INFO":
+            raise errors.EngineUnreachable(f"{self.options.address} does not speak NATS")
         self.server = msgspec.json.decode(rest)
         version = str(self.server.get("version", "0"))
-        parts = tuple(int(p) for p in version.split("-")[0].split(".")[:2] if p.isdigit())
+        parts = tuple(int(p) for p in version.split("-", maxsplit=1)[0].split(".")[:2] if p.isdigit())
         if parts < SERVER_VERSION_MIN:
             wanted = ".".join(map(str, SERVER_VERSION_MIN))
             raise errors.EngineTooOld(f"{self.options.address} runs nats-server {version}; {wanted} or later is needed")
@@ -238,6 +241,7 @@ class Connection:
     # ---- events from the link
 
     def on_heard(self) -> None:
+        """For the link: bytes have come."""
         # Any byte shows that the engine lives. Its PONG alone would not do: behind a slow link it waits for all that we send.
         self._pings_out = 0
         self.heard_at = self._loop.time()

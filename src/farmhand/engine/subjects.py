@@ -17,6 +17,7 @@ CODE: Final = "code"  # the owner of code blobs: they belong to nobody and are f
 
 
 def work(lane: str, session: str) -> str:
+    """Where a session publishes work for a lane."""
     return f"work.{lane}.{session}"
 
 
@@ -26,34 +27,42 @@ def consumer(lane: str) -> str:
 
 
 def result(session: str, node: str) -> str:
+    """Where a node reports to a session."""
     return f"res.{session}.{node}"
 
 
 def blob(owner: str, blob_id: str, chunk: int | str) -> str:
+    """A chunk of a large value, or `*` for all of them."""
     return f"blob.{owner}.{blob_id}.{chunk}"
 
 
 def beat_of_node(node: str) -> str:
+    """A node's heartbeat."""
     return f"node.{node}.beat"
 
 
 def control_of_node(node: str) -> str:
+    """Requests to one node."""
     return f"node.{node}.ctl"
 
 
 def beat_of_session(session: str) -> str:
+    """A session's heartbeat."""
     return f"ses.{session}.beat"
 
 
 def started(session: str, node: str) -> str:
+    """Notices of a node that tasks run now."""
     return f"ses.{session}.run.{node}"
 
 
 def output(session: str, node: str) -> str:
+    """Lines that tasks printed."""
     return f"ses.{session}.out.{node}"
 
 
 def control_of_session(session: str) -> str:
+    """A session's orders to every node."""
     return f"ctl.{session}"
 
 

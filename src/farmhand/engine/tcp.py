@@ -68,12 +68,15 @@ class TcpLink(asyncio.BufferedProtocol):
         self.transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is there."""
         self.transport = transport  # type: ignore[assignment]
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the socket writes: memory of the reader."""
         return self.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Bytes have come."""
         self.owner.on_heard()
         try:
             self.reader.received(nbytes)
@@ -82,18 +85,23 @@ class TcpLink(asyncio.BufferedProtocol):
             self.close()
 
     def eof_received(self) -> bool:
+        """The peer has closed: close too."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
         self.owner.on_lost(self, exc)
 
     def pause_writing(self) -> None:
+        """The send buffer is full."""
         self.owner.writable.clear()
 
     def resume_writing(self) -> None:
+        """There is room again."""
         self.owner.writable.set()
 
     def write(self, data: bytes) -> None:
+        """Send."""
         if self.transport is not None:
             self.transport.write(data)
 
@@ -103,6 +111,7 @@ class TcpLink(asyncio.BufferedProtocol):
             self.transport.writelines(data)
 
     def close(self) -> None:
+        """Close at once, without a goodbye."""
         if self.transport is not None:
             self.transport.abort()
 

@@ -10,9 +10,9 @@ from farmhand import errors
 from farmhand.engine.wire import ProtocolViolation, Reader
 
 if TYPE_CHECKING:
-    import aiohttp
-
     import ssl
+
+    import aiohttp
 
     from farmhand.engine.tcp import Owner
     from farmhand.model.address import Address
@@ -31,12 +31,15 @@ class WebSocketLink:
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._send())]
 
     def write(self, data: bytes) -> None:
+        """Send, as one frame."""
         self._queue.put_nowait(data)
 
     def writelines(self, data: list[bytes | bytearray | memoryview]) -> None:
+        """Send several pieces as one frame."""
         self.write(b"".join(data))
 
     def close(self) -> None:
+        """Send what waits, then close."""
         self._queue.put_nowait(None)
 
     async def wait_closed(self) -> None:

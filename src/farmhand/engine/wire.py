@@ -31,7 +31,10 @@ class ProtocolViolation(Exception):
 
 
 class Msg(msgspec.Struct, frozen=True, gc=False):
-    """One delivered message; a large payload is a view of the memory it was received into. `status` is the code of a header-only answer such as 404 or 503, else 0."""
+    """One delivered message; a large payload is a view of the memory it was received into.
+
+    `status` is the code of a header-only answer such as 404 or 503, else 0.
+    """
 
     subject: str
     reply: str
@@ -121,7 +124,8 @@ class Reader:
 
     def _finish_direct(self) -> None:
         payload, pending = self._direct, self._pending
-        assert payload is not None and pending is not None
+        assert payload is not None
+        assert pending is not None
         self._direct, self._direct_at, self._pending = None, 0, None
         if payload[-2:] != CRLF:
             raise ProtocolViolation("a payload does not end with CRLF")

@@ -38,10 +38,12 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def encrypted(self) -> bool:
+        """Whether this way in is TLS."""
         return self.scheme in ("tls", "wss")
 
     @property
     def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
         return self.host in LOOPBACK or bool(_LOOPBACK_NET.fullmatch(self.host))
 
     def join_line(self) -> str:

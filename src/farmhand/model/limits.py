@@ -6,7 +6,7 @@ from typing import Final
 
 MB: Final = 1024 * 1024
 
-# ---- connection (seconds, bytes)
+# ---- connection: seconds and bytes
 CONNECT_S: Final = 4.5  # a first connect answers or fails by then, and with the start of Python in 5 s: people wait no longer
 REQUEST_S: Final = 5.0  # one request to the engine or the steward; both answer in milliseconds when they are well
 RECONNECT_FIRST_S: Final = 0.05  # an engine restarts in 50 ms
@@ -42,7 +42,7 @@ RETRY_DELAY_S: Final = 1.0
 RETRY_DELAY_MAX_S: Final = 60.0
 OVERDUE_S: Final = 0.1  # a batch that runs longer than this gives back what it has not started
 
-# ---- leases and liveness (seconds)
+# ---- leases and liveness: seconds
 ACK_WAIT_S: Final = 10.0  # backstop that works without a steward: the engine hands an unrenewed message out again
 RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
 BEAT_S: Final = 0.5  # a node's and a session's heartbeat

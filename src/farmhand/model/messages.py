@@ -46,7 +46,6 @@ class Work(msgspec.Struct, array_like=True):
     alone: bool = False  # announce the start before running: an earlier attempt was lost
     attempt: int = 1  # for people: the highest attempt number in the batch
     blobs: tuple[BlobRef, ...] = ()
-    finish: bool = False  # what runs goes on when the client is lost
 
 
 class Report(msgspec.Struct, array_like=True):
@@ -106,7 +105,6 @@ class Holding(msgspec.Struct, array_like=True, frozen=True):
     name: str = ""
     running: int = -1  # index running now, -1 while it waits for a slot
     seconds: float = 0.0  # since it started
-    finish: bool = False  # as in its message
 
 
 class NodeBeat(msgspec.Struct):
@@ -238,6 +236,7 @@ class Codec(Generic[T]):
         self._decode = msgspec.msgpack.Decoder(kind).decode
 
     def __call__(self, data: bytes | bytearray | memoryview) -> T:
+        """Decode. Raises `BadMessage`."""
         try:
             return self._decode(data)
         except msgspec.DecodeError as error:

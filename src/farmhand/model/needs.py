@@ -105,6 +105,7 @@ class Lane(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> LaneId:
+        """The same for equal requirement sets, whoever asks."""
         text = f"{self.python}|{self.priority}|" + ",".join(str(need) for need in sorted(self.needs))
         return LaneId(hashlib.blake2b(text.encode(), digest_size=6).hexdigest())
 

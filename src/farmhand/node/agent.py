@@ -473,8 +473,7 @@ class Agent:
             work, running, seconds = held.work, -1, 0.0
             if held.state is holding.HeldState.RUNNING:
                 running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
-            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds,
-                                 work.finish))  # fmt: skip
+            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds))
         return tuple(found)
 
     def _beat(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from farmhand.core import session as core
 from farmhand.core.tasks import Batch, Group, Task
 from farmhand.model import limits, messages
-from farmhand.model.ids import LaneId, Token
+from farmhand.model.ids import LaneId, Token, kill_on_loss
 from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, Work
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class SimClient(Storing):
     """One session. It lives once: a client that dies is gone."""
 
-    def __init__(self, world: World, name: str, rng: Random, bound: int, on_client_loss: str) -> None:
+    def __init__(self, world: World, name: str, rng: Random, bound: int) -> None:
         super().__init__(world, name)
         self.core = core.Session(rng.randbytes(16), bound)
         self.bound = bound
@@ -34,7 +34,6 @@ class SimClient(Storing):
         self.open = 0  # calls without an outcome
         self.groups: list[Group] = []
         self.over = False  # it has said that it ends, or died
-        self._on_client_loss = on_client_loss
         self._last = 0  # stream sequence of the last report
         self._lanes: set[LaneId] = set()
         self._prepared: set[LaneId] = set()
@@ -75,7 +74,8 @@ class SimClient(Storing):
         self.world.invariants.check_session(self)
 
     def _beat(self, *, ended: bool = False) -> None:
-        beat = SessionBeat(messages.PROTOCOL, VERSION, self.name, "", 0, "", self._on_client_loss, ended=ended)
+        on_loss = "kill" if kill_on_loss(self.name) else "finish"
+        beat = SessionBeat(messages.PROTOCOL, VERSION, self.name, "", 0, "", on_loss, ended=ended)
         engine = self.world.engine
         self.world.network.up(self, engine.broadcast, ([self.world.steward], "on_session_beat", (beat,)), core=True)
 
@@ -137,8 +137,7 @@ class SimClient(Storing):
         self.world.invariants.on_sent(self, batch)
         body = [task.cargo if task is not None else None for task in tasks]
         alone = any(task is not None and task.careful for task in tasks)
-        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt, (),
-                    self._on_client_loss == "finish")  # fmt: skip
+        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt)
 
         def done(sequence: int, problem: str) -> None:
             if problem:

@@ -225,6 +225,12 @@ class Engine:
         found = min((s for s, m in self.work.items() if m.lane == lane and m.session == session), default=0)
         self._world.network.down(actor, actor.answer, (number, found))
 
+    def census(self, actor: Actor, number: int) -> None:
+        """The sessions that have something stored, and those that are connected."""
+        stored = {message.session for message in self.work.values()} | set(self.results)
+        connected = {client.name for client in self._world.clients if client.alive and not client.cut_up}
+        self._world.network.down(actor, actor.answer, (number, (sorted(stored), connected)))
+
     def forward(self, actor: Actor, number: int, target: Actor, action: Callable[..., None], *args: Any) -> None:
         """A request to another process; one that is not there is no responder, and the asker is told at once."""
         if target.alive:

@@ -291,7 +291,7 @@ class SimNode(Storing):
 
     def _holding(self) -> tuple[Holding, ...]:
         return tuple(
-            Holding(held.lane, held.sequence, held.work.session, held.work.token, held.work.count, finish=held.work.finish)
+            Holding(held.lane, held.sequence, held.work.session, held.work.token, held.work.count)
             for held in self.holder.held.values()
         )
 

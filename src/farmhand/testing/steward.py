@@ -21,6 +21,7 @@ NAME: Final = "steward"
 _ASK_S: Final = 1.0
 _SWEEPS_MAX: Final = 30
 _TICK_S: Final = 0.1
+_SETTLE_S: Final = 1.5 * limits.RECONNECT_MAX_S + 0.5  # by then everybody who lives has connected again
 
 
 class SimSteward(Storing):
@@ -32,7 +33,7 @@ class SimSteward(Storing):
         self.lost: set[str] = set()  # incarnations that this life has declared lost
         self._stored_lanes: dict[LaneId, Lane] = {}
         self._sweeping = self._wanted = False
-        self._ticked_at = 0.0
+        self._ticked_at = self._blind_at = 0.0
 
     # ---- life
 
@@ -48,11 +49,28 @@ class SimSteward(Storing):
         self._ticked_at = self.world.schedule.now
         self.every(_TICK_S, self._tick)
         self.after(limits.NODE_SILENCE_S, self._want_sweep)
+        self._on_sight()
 
     def on_connected(self) -> None:
         """Silence during an outage means nothing."""
-        self.membership.on_blind(self.world.schedule.now)
+        self.membership.on_blind(self.world.schedule.now, limits.RECONNECT_MAX_S)
         self.publisher.on_connected()
+        self._on_sight()
+
+    def _on_sight(self) -> None:
+        self._blind_at = self.world.schedule.now
+        self.after(_SETTLE_S, self._begin_census, self._blind_at)
+
+    def _begin_census(self, blind_at: float) -> None:
+        if blind_at == self._blind_at:
+            self.spawn(self._take_census(blind_at))
+
+    def _take_census(self, blind_at: float) -> Steps:
+        census = yield Request(self.world.engine.census)
+        if census is TIMEOUT:
+            self._on_sight()
+        else:
+            self._apply(self.membership.on_census(*census, blind_at))
 
     def check(self) -> None:
         """See `invariants`."""
@@ -60,8 +78,11 @@ class SimSteward(Storing):
 
     def _tick(self) -> None:
         now = self.world.schedule.now
-        if not self.world.engine.up or now - self._ticked_at > limits.NODE_SILENCE_S / 2:
+        stopped = now - self._ticked_at > limits.NODE_SILENCE_S / 2
+        if stopped or not self.world.engine.up:
             self.membership.on_blind(now)
+        if stopped:
+            self._on_sight()
         self._ticked_at = now
         self._apply(self.membership.on_tick(now))
         self.check()
@@ -82,7 +103,8 @@ class SimSteward(Storing):
 
     def on_disconnected(self, name: str) -> None:
         """The engine says that a connection has closed."""
-        self.membership.on_disconnected(name, self.world.schedule.now)
+        if not self.membership.on_disconnected(name, self.world.schedule.now):
+            self.after(limits.NODE_GONE_S, self._want_sweep)
 
     def _apply(self, effects: list[membership.Effect]) -> None:
         for effect in effects:

@@ -104,8 +104,8 @@ class World:
     def _make_clients(self, span: float, *, gentle: bool) -> None:
         rng = self.rng
         for number in range(rng.choice((1, 1, 2, 3))):
-            bound, on_loss = rng.choice((0, 0, 0, 1, 3)), rng.choice(("kill", "kill", "finish"))
-            client = SimClient(self, f"s{number}", rng, bound, on_loss)
+            name = new_session_id(rng.choice(("kill", "kill", "finish")), f"{number}")
+            client = SimClient(self, name, rng, rng.choice((0, 0, 0, 1, 3)))
             self.clients.append(client)
             client.start()
             made = 0
@@ -123,7 +123,7 @@ class World:
             calls = []
             for _ in range(rng.choice((1, 5, 20) if seconds < 1 else (1, 4))):
                 fates = (OK,) if gentle else rng.choice(FATES)
-                if not gentle and rng.random() < 0.1:
+                if not gentle and rng.random() < 0.1 and (group.profile.timeout or kill_on_loss(client.name)):
                     fates = (HANG,)
                 slow = 100 if rng.random() < 0.1 else 1  # nobody could know that this one takes long
                 takes = min(4.0, seconds * slow * (0.5 + rng.random()))

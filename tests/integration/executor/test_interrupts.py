@@ -28,6 +28,12 @@ def note(path):
     with open(path, "a") as file:
         file.write("x")
 
+def submit_and_run(farm):
+    future = farm.submit(task, PLACE)
+    while not future.running():
+        pass
+    return future
+
 PLACE, TALLY = ("127.0.0.1", int(sys.argv[1])), sys.argv[2]
 if __name__ == "__main__":
     {body}
@@ -35,8 +41,9 @@ if __name__ == "__main__":
 BODIES = {
     "result in with": """
     with Farm(max_workers=1) as farm:
-        future = farm.submit(task, PLACE)
+        future = submit_and_run(farm)
         waiting = [farm.submit(note, TALLY) for _ in range(100)]
+        print("submitted")
         future.result()
     """,
     "map in with": """
@@ -51,14 +58,16 @@ BODIES = {
     """,
     "result without with": """
     farm = Farm(max_workers=1)
-    future = farm.submit(task, PLACE)
+    future = submit_and_run(farm)
     waiting = [farm.submit(note, TALLY) for _ in range(100)]
+    print("submitted")
     future.result()
     """,
     "leaving the with": """
     with Farm(max_workers=1) as farm:
-        future = farm.submit(task, PLACE)
+        future = submit_and_run(farm)
         waiting = [farm.submit(note, TALLY) for _ in range(100)]
+        print("submitted")
     """,
     "as_completed": """
     import concurrent.futures
@@ -78,6 +87,9 @@ def start(script: Script, body: str, meeting: Meeting, tally: Tally) -> subproce
 def test_ctrl_c_ends_a_client_at_once(script: Script, meeting: Meeting, tally: Tally, body: str) -> None:
     client = start(script, body, meeting, tally)
     visitor = meeting.wait()
+    if "waiting" in body:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "submitted\n"
     client.send_signal(signal.SIGINT)
     _, err = client.communicate(timeout=PATIENCE_S)
     assert client.returncode in (-signal.SIGINT, 1), err
@@ -139,6 +151,7 @@ def test_what_tasks_left_running_ends_with_the_farm(script: Script, meeting: Mee
         code = f"import sys; sys.path[:] = {sys.path!r}; from tests.integration.executor.meeting import arrive; arrive({place!r})"
         subprocess.Popen([sys.executable, "-c", code])
         subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        return arrive.__name__  # so that its module is there
     with Farm(max_workers=2) as farm:
         farm.submit(leave, PLACE).result()
         farm.submit(task, PLACE).result()
