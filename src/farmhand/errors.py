@@ -24,7 +24,8 @@
     ├── BadMessage                              a peer sent bytes that are not a message of ours
     └── TaskError                               how a task ended other than by its own exception
         ├── TaskFailed                          it raised, and its exception could not be rebuilt here
-        ├── ResultUndecodable                   its value could not be unpickled here
+        ├── ArgumentsUndecodable                its arguments could not be unpickled there (also a BrokenProcessPool)
+        ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
         ├── TaskRefused                         it could not be started
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
@@ -181,7 +182,11 @@ class TaskFailed(TaskError):
     """The task raised an exception that could not be rebuilt here."""
 
 
-class ResultUndecodable(TaskError):
+class ArgumentsUndecodable(TaskError, BrokenProcessPool):
+    """The task's arguments could not be unpickled on the node."""
+
+
+class ResultUndecodable(TaskError, BrokenProcessPool):
     """The task succeeded, but its value could not be unpickled here."""
 
 

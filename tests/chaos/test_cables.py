@@ -38,7 +38,7 @@ def far_node(line: str, wire: Cable, folder: Path) -> Iterator[subprocess.Popen[
                "--spool", str(folder / "spool"), "--grace", "0.5", "--log", str(folder / "node.log")]  # fmt: skip
     if enrolled.ca is not None:
         command += ["--ca", str(enrolled.ca)]
-    node = subprocess.Popen(command)
+    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield node
     finally:
@@ -46,12 +46,13 @@ def far_node(line: str, wire: Cable, folder: Path) -> Iterator[subprocess.Popen[
         assert node.wait(PATIENCE_S) == 0, (folder / "node.log").read_text()
 
 
-def test_a_cut_under_a_busy_slot(home: Path, tmp_path: Path, meeting: PathMeeting, measured: Measured) -> None:
+def test_a_cut_under_a_busy_slot(home: Path, tmp_path: Path, measured: Measured) -> None:
     with (
         Cable() as wire,
         FarmProcess(home, nodes=(1,), listen=wire.address, insecure_plaintext=True) as running,
         far_node(running.file.join_line, wire, tmp_path / "far away") as far,
         Farm(running.file.address) as farm,
+        PathMeeting() as meeting,
     ):
         wait_until(lambda: far.pid in incarnations(farm), "the far node")
         for how in CUTS:
@@ -74,16 +75,17 @@ def test_a_cut_under_a_busy_slot(home: Path, tmp_path: Path, meeting: PathMeetin
             assert not futures[late.word].done(), "the late outcome counted"
             again.release()
             assert futures[late.word].result(PATIENCE_S) == (late.word, again.pid)
-            assert both_nodes_work(farm, meeting)
+            assert both_nodes_work(farm)
         print(farm._driver.core.counts)
 
 
-def test_tls_over_a_cable_that_is_cut_for_a_moment(home: Path, tmp_path: Path, meeting: PathMeeting) -> None:
+def test_tls_over_a_cable_that_is_cut_for_a_moment(home: Path, tmp_path: Path) -> None:
     with (
         Cable() as wire,
         FarmProcess(home, nodes=(), listen=wire.address) as running,
         far_node(running.file.join_line, wire, tmp_path / "far away") as far,
         Farm(running.file.address) as farm,
+        PathMeeting() as meeting,
     ):
         assert parse_address(running.file.address).encrypted
         future = farm.submit(visit, meeting.path, "a")

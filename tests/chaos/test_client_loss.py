@@ -33,9 +33,9 @@ def sessions(farm: Farm) -> set[str]:
 
 
 def test_a_killed_client_loses_its_work_and_nobody_else_does(
-    home: Path, effects: Effects, meeting: PathMeeting, measured: Measured
+    home: Path, effects: Effects, measured: Measured
 ) -> None:
-    with FarmProcess(home) as running, Farm(running.file.address) as other, PathMeeting() as mine:
+    with FarmProcess(home) as running, Farm(running.file.address) as other, PathMeeting() as mine, PathMeeting() as meeting:
         with Client(BUSY, running.file.address, meeting.path, effects.folder, "kill") as client:
             visitors = [meeting.wait(), meeting.wait()]
             assert client.line() == "submitted"
@@ -55,8 +55,8 @@ def test_a_killed_client_loses_its_work_and_nobody_else_does(
         assert not effects.count(), "a withdrawn task ran"
 
 
-def test_running_tasks_finish_when_the_client_asked_for_it(home: Path, effects: Effects, meeting: PathMeeting) -> None:
-    with FarmProcess(home) as running, Farm(running.file.address) as other:
+def test_running_tasks_finish_when_the_client_asked_for_it(home: Path, effects: Effects) -> None:
+    with FarmProcess(home) as running, Farm(running.file.address) as other, PathMeeting() as meeting:
         with Client(BUSY, running.file.address, meeting.path, effects.folder, "finish") as client:
             visitors = [meeting.wait(), meeting.wait()]
             assert client.line() == "submitted"
@@ -70,9 +70,9 @@ def test_running_tasks_finish_when_the_client_asked_for_it(home: Path, effects: 
 
 
 def test_a_client_that_was_killed_with_the_steward_and_the_engine_is_noticed_too(
-    home: Path, effects: Effects, meeting: PathMeeting, measured: Measured
+    home: Path, effects: Effects, measured: Measured
 ) -> None:
-    with FarmProcess(home) as running, Farm(running.file.address) as other:
+    with FarmProcess(home) as running, Farm(running.file.address) as other, PathMeeting() as meeting:
         with Client(BUSY, running.file.address, meeting.path, effects.folder, "kill") as client:
             visitors = [meeting.wait(), meeting.wait()]
             assert client.line() == "submitted"
@@ -89,8 +89,8 @@ def test_a_client_that_was_killed_with_the_steward_and_the_engine_is_noticed_too
         assert not effects.count(), "a withdrawn task ran"
 
 
-def test_a_frozen_client_is_not_taken_for_dead(home: Path, effects: Effects, meeting: PathMeeting) -> None:
-    with FarmProcess(home) as running:
+def test_a_frozen_client_is_not_taken_for_dead(home: Path, effects: Effects) -> None:
+    with FarmProcess(home) as running, PathMeeting() as meeting:
         with Client(BUSY, running.file.address, meeting.path, effects.folder, "kill", "go on") as client:
             visitors = [meeting.wait(), meeting.wait()]
             assert client.line() == "submitted"

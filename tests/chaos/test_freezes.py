@@ -23,17 +23,19 @@ def incarnations(farm: Farm) -> dict[int, str]:
     return {node["pid"]: node["incarnation"] for node in nodes}
 
 
-def both_nodes_work(farm: Farm, meeting: PathMeeting) -> bool:
+def both_nodes_work(farm: Farm) -> bool:
     """Two tasks that run at the same time need both nodes of one slot each."""
-    futures = [farm.submit(visit, meeting.path, word) for word in ("c", "d")]
-    visitors = [meeting.wait(), meeting.wait()]
-    for visitor in visitors:
-        visitor.release()
-    return len({node_of(visitor.pid).pid for visitor in visitors}) == 2 and all(f.result(PATIENCE_S) for f in futures)
+    with PathMeeting() as meeting:
+        futures = [farm.submit(visit, meeting.path, word) for word in ("c", "d")]
+        visitors = [meeting.wait(), meeting.wait()]
+        agents = {node_of(visitor.pid).pid for visitor in visitors}
+        for visitor in visitors:
+            visitor.release()
+        return len(agents) == 2 and all(future.result(PATIENCE_S) for future in futures)
 
 
-def test_a_node_frozen_beyond_the_lease(home: Path, meeting: PathMeeting, measured: Measured) -> None:
-    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm:
+def test_a_node_frozen_beyond_the_lease(home: Path, measured: Measured) -> None:
+    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm, PathMeeting() as meeting:
         futures = {word: farm.submit(visit, meeting.path, word) for word in ("a", "b")}
         late, other = meeting.wait(), meeting.wait()
         node = node_of(late.pid)
@@ -50,12 +52,12 @@ def test_a_node_frozen_beyond_the_lease(home: Path, meeting: PathMeeting, measur
         assert not futures[late.word].done(), "the late outcome counted"
         again.release()
         assert futures[late.word].result(PATIENCE_S) == (late.word, again.pid)
-        assert both_nodes_work(farm, meeting)
+        assert both_nodes_work(farm)
         print(f"{farm._driver.core.counts}")
 
 
-def test_a_frozen_steward(home: Path, meeting: PathMeeting) -> None:
-    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm:
+def test_a_frozen_steward(home: Path) -> None:
+    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm, PathMeeting() as meeting:
         futures = {word: farm.submit(visit, meeting.path, word) for word in ("a", "b")}
         late, other = meeting.wait(), meeting.wait()
         other.release()

@@ -82,8 +82,8 @@ def test_everything_killed_at_once(dice: random.Random, effects: Effects, home: 
         print(f"nothing of the killed clients was left {took:.1f} s later")
 
 
-def test_work_of_a_killed_node_runs_elsewhere(meeting: PathMeeting, measured: Measured) -> None:
-    with Farm(max_workers=4, nodes=2) as farm:
+def test_work_of_a_killed_node_runs_elsewhere(measured: Measured) -> None:
+    with Farm(max_workers=4, nodes=2) as farm, PathMeeting() as meeting:
         futures = [farm.submit(visit, meeting.path, word) for word in ("a", "b")]
         first, second = meeting.wait(), meeting.wait()
         victim = node_of(first.pid)

@@ -15,9 +15,9 @@ from farmhand import Farm
 
 
 @pytest.mark.parametrize("how", ["terminated", "killed", "killed and away for 5 s"])
-def test_the_engine_restarts_under_work(how: str, home: Path, effects: Effects, meeting: PathMeeting) -> None:
+def test_the_engine_restarts_under_work(how: str, home: Path, effects: Effects) -> None:
     history = History()
-    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm:
+    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm, PathMeeting() as meeting:
         long = farm.submit(visit, meeting.path, "long")
         visitor = meeting.wait()
         agent = node_of(visitor.pid)

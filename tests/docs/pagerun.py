@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent  # where the command `farmhand` is
 PATIENCE_S = 30.0
 _ANYTHING = ("…", "...")
+_LOOKS = ("farmhand status", "cat ")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -118,6 +119,11 @@ class PageRun:
             return
         for command, expected in commands(block.text):
             printed = self._run_command(command, where)
+            deadline = time.monotonic() + PATIENCE_S / 6
+            # Another process may not have said it yet: what `status` knows of a node is as old as its last heartbeat.
+            while command.startswith(_LOOKS) and not matches(expected, printed):
+                assert time.monotonic() < deadline, f"{where}: {command} prints\n{printed}\nand not\n{expected}"
+                printed = self._run_command(command, where)
             assert matches(expected, printed), f"{where}: {command} prints\n{printed}\nand not\n{expected}"
 
     def _run_command(self, command: str, where: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tests.docs.markdown import RUN_LANGUAGES, Block, blocks, page_id, pages
+from tests.docs.markdown import ROOT, RUN_LANGUAGES, Block, blocks, page_id, pages
 from tests.docs.pagerun import PageRun, commands, matches
 
 NOT_RUN_MAX = 12  # blocks that need another machine, root, or minutes
@@ -55,3 +58,28 @@ def test_how_output_is_compared() -> None:
     assert matches("a ... c\n...\ne", "a b c\nd\n  e \n")
     assert not matches("a\nb", "b\na")
     assert commands("$ one \\\n  two\nout\n$ three") == [("one \\\n  two", "out\n"), ("three", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("primes.py", ["--below", "300000"], "primes below 300,000: 25,997"),
+        ("failures.py", [], "dies: TaskCrashed: ...\n...\ntakes_too_long: TaskTimedOut: ...\nand the farm goes on: 6"),
+        ("mandelbrot.py", ["--size", "120"], "...mandelbrot.png..."),
+    ],
+    ids=["primes", "failures", "mandelbrot"],
+)
+def test_an_example_runs(
+    name: str, arguments: list[str], expected: str, shared_farm: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=shared_farm, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert matches(expected, done.stdout), done.stdout
+
+
+def test_every_example_is_run() -> None:
+    runs = inspect.getsource(sys.modules[__name__])
+    assert [path.name for path in (ROOT / "examples").glob("*.py") if f'("{path.name}"' not in runs] == []

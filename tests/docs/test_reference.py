@@ -16,7 +16,9 @@ from tests.docs.markdown import DOCS, rows, section
 
 import farmhand
 from farmhand import Farm, FarmFuture, Retry, errors
+from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
 from farmhand.engine import streams
+from farmhand.model import limits, messages
 from farmhand.security.permissions import Role
 
 PYTHON = DOCS / "reference" / "python.md"
@@ -139,6 +141,40 @@ def test_guarded_places_are_named() -> None:
     # The name of a program, a check that is left out, the unit of a figure.
     allowed = {"engine/server_binary.py", "doctor/machine_steps.py", "bench/solo.py"}
     assert {name for name in guarded - allowed if f"`{name}`" not in page} == set()
+
+
+NUMBERS = [
+    ("how-to/failures.md", f"at most {limits.TAIL_LINES} lines and {limits.TAIL_BYTES:,} bytes"),
+    ("how-to/output-and-logging.md", f"The last {limits.TAIL_LINES} lines ({limits.TAIL_BYTES:,} bytes at most)"),
+    ("how-to/output-and-logging.md", f"may send {limits.OUTPUT_LINES_PER_S:,} lines a second"),
+    ("how-to/large-data.md", f"below {limits.INLINE_BYTES_MAX // 1024} KiB"),
+    (
+        "how-to/large-data.md",
+        f"at most {limits.BLOB_CHUNKS_AHEAD * limits.CHUNK_BYTES // limits.MB} MiB of a value are under way",
+    ),
+    ("how-to/map-over-generators.md", f"up to {limits.MAP_AHEAD:,} calls"),
+    ("how-to/needs-and-options.md", f"measured every {limits.MEMORY_CHECK_S:g} s"),
+    ("how-to/own-modules.md", f"{BUNDLE_BYTES_MAX // limits.MB} MiB and {BUNDLE_FILES_MAX:,} files"),
+    ("how-to/drain-a-node.md", f"its grace: {limits.GRACE_S:g} s"),
+    ("how-to/drain-a-node.md", f"after {limits.NODE_SILENCE_S:g} s of silence"),
+    ("how-to/several-machines.md", f"pinged every {limits.PING_INTERVAL_S:g} s"),
+    ("reference/protocol.md", f"The protocol number is {messages.PROTOCOL};"),
+    ("reference/protocol.md", f"a dedupe window of {limits.DEDUPE_WINDOW_S:g} s"),
+    ("reference/protocol.md", f"waits {limits.ACK_WAIT_S:g} s for a renewal"),
+    ("reference/protocol.md", f"renews it each {limits.RENEW_S:g} s"),
+    ("reference/security.md", f"at most {limits.PAYLOAD_BYTES_MAX // limits.MB} MiB"),
+    ("ARCHITECTURE.md", f"a heartbeat within {limits.NODE_GONE_S:g} s"),
+    ("ARCHITECTURE.md", f"silent for {limits.NODE_SILENCE_S:g} s"),
+    ("ARCHITECTURE.md", f"with {limits.SESSION_GONE_S:g} s and {limits.SESSION_SILENCE_S:g} s"),
+    ("ARCHITECTURE.md", f"A\ntask over {limits.LONG_TASK_S * 1000:g} ms travels alone"),
+    ("ARCHITECTURE.md", f"After {limits.OVERDUE_S:g} s"),
+    ("PROMISES.md", f"not\nrenewed for {limits.ACK_WAIT_S:g} s"),
+]
+
+
+@pytest.mark.parametrize(("page", "words"), NUMBERS)
+def test_numbers_in_the_text_are_those_of_the_code(page: str, words: str) -> None:
+    assert " ".join(words.split()) in " ".join((DOCS / page).read_text(encoding="utf-8").split())
 
 
 def test_every_word_of_the_vocabulary_is_in_order() -> None:

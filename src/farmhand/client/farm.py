@@ -223,6 +223,11 @@ class Farm(_View):
             driver.submit_many(tasks[-1].group, tasks)
         return futures
 
+    @property
+    def _broken(self) -> bool:
+        """As a standard pool says it: nothing more can run."""
+        return self._driver.broken is not None
+
     def _check_open(self) -> None:
         if self._closed or _interpreter_ends:
             raise RuntimeError("cannot schedule new futures after shutdown" if self._closed else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Coroutine
@@ -23,6 +24,8 @@ from farmhand.model.outcome import BlobRef, Kind, Mark
 
 if TYPE_CHECKING:
     from farmhand.client.driver import Driver
+
+log = logging.getLogger("farmhand.client")
 
 _DECODE_INLINE_BYTES: Final = 64 * 1024  # larger values are unpickled on another thread, so that the loop stays awake
 _CHUNKS_AHEAD: Final = 16
@@ -154,7 +157,8 @@ class Results:
             error = _task_error(effect, body.problem if body is not None else "")
         future._release()
         future.set_exception(error)
-        if mark.kind is Kind.INITIALIZER and isinstance(error, Exception):
+        if mark.kind is Kind.INITIALIZER and isinstance(error, Exception) and self._driver.broken is None:
+            log.critical("the initializer failed, so nothing more can run here: %s", mark.text)
             self._driver.break_all(error)
 
     def forget(self, large: Large) -> None:

@@ -23,7 +23,7 @@ from farmhand.code.hashing import content_hash
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, LOADED_CODE_BYTES_MAX, LOADED_CODE_MAX
 from farmhand.code.namespaces import Collected, Made, changes_since, marks_of
 from farmhand.code.values import Entry, pack_result
-from farmhand.errors import BadMessage
+from farmhand.errors import ArgumentsUndecodable, BadMessage
 
 __all__ = ["Loader", "pack_result"]
 
@@ -176,9 +176,10 @@ class Loader:
         try:
             with Collected() as made:
                 args, kwargs = read()
-        except Exception as error:
-            error.add_note("The task's arguments could not be unpickled on the node.")
-            raise
+        except BaseException as error:
+            raise ArgumentsUndecodable(
+                f"the task's arguments could not be unpickled on the node: {type(error).__name__}: {error}"
+            ) from error
         self._overlay(made)
         return args, kwargs
 

@@ -40,6 +40,12 @@ class SessionLost(msgspec.Struct, frozen=True):
     why: str
 
 
+class Withdraw(msgspec.Struct, frozen=True):
+    """A node holds work of a session that is over: tell it again, it may have missed that."""
+
+    session: str
+
+
 class Disown(msgspec.Struct, frozen=True):
     """Tell this incarnation that it was declared lost."""
 
@@ -50,7 +56,7 @@ class LanesChanged(msgspec.Struct, frozen=True):
     """The slots of some lane changed, or it was long ago that they did: announce the table."""
 
 
-Effect = NodeLost | SessionLost | Disown | LanesChanged
+Effect = NodeLost | SessionLost | Withdraw | Disown | LanesChanged
 
 
 class _Node:
@@ -80,6 +86,7 @@ class Membership:
         self.lanes: dict[LaneId, LaneState] = {}
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._over: OrderedDict[str, None] = OrderedDict()  # sessions whose running tasks are to be stopped
         self._announced_at = 0.0
 
     # ---- nodes
@@ -96,6 +103,7 @@ class Membership:
         if known is None:
             self.nodes[beat.node] = _Node(beat, now)
             return effects + self._recount()
+        effects += [Withdraw(s) for s in dict.fromkeys(h.session for h in beat.holding) if s in self._over]
         before, known.beat = known.beat, beat
         known.seen_at, known.gone_at = now, None
         if (before.slots, before.capabilities, before.leaving) != (beat.slots, beat.capabilities, beat.leaving):
@@ -134,9 +142,10 @@ class Membership:
         if beat.ended:
             self.sessions.pop(beat.session, None)
             _remember(self._ended, beat.session)
-            return [SessionLost(beat.session, kill=True, why="it has ended")]
+            return [self._end(beat.session, kill=True, why="it has ended")]
         if beat.session in self._ended:
             return []  # overtaken by its own last word
+        self._over.pop(beat.session, None)  # it was taken for dead
         known = self.sessions.get(beat.session)
         if known is None:
             self.sessions[beat.session] = _Session(beat, now)
@@ -147,16 +156,23 @@ class Membership:
     def on_census(self, stored: Iterable[str], connected: Collection[str], blind_at: float) -> list[Effect]:
         """After an outage that ended at `blind_at`: which sessions have something in the engine, and which are connected.
 
-        Who is not connected and has not been heard of since is over, be it known here or only by what it has left.
+        Who is not connected and has not been heard of since is over, be it known here or only by what it has left there
+        or on a node.
         """
         effects: list[Effect] = []
-        for name in dict.fromkeys((*stored, *self.sessions)):
+        held = (holding.session for node in self.nodes.values() for holding in node.beat.holding)
+        for name in dict.fromkeys((*stored, *held, *self.sessions)):
             known = self.sessions.get(name)
             if name in connected or (known is not None and known.seen_at > blind_at):
                 continue
             self.sessions.pop(name, None)
-            effects.append(SessionLost(name, kill=kill_on_loss(name), why="it did not come back after an outage"))
+            effects.append(self._end(name, kill=kill_on_loss(name), why="it did not come back after an outage"))
         return effects
+
+    def _end(self, session: str, *, kill: bool, why: str) -> SessionLost:
+        if kill:
+            _remember(self._over, session)
+        return SessionLost(session, kill=kill, why=why)
 
     # ---- time
 
@@ -179,7 +195,7 @@ class Membership:
             if gone or now - session.seen_at >= limits.SESSION_SILENCE_S:
                 del self.sessions[name]
                 kill = session.beat.on_client_loss != "finish"
-                effects.append(SessionLost(name, kill=kill, why="its connection closed" if gone else "silent"))
+                effects.append(self._end(name, kill=kill, why="its connection closed" if gone else "silent"))
         return effects
 
     def on_blind(self, now: float, slack: float = 0.0) -> None:

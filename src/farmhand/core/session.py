@@ -295,7 +295,8 @@ class Session:
             crashed = Mark(mark.index, Kind.CRASHED, mark.text or "the node died each time", tail=mark.tail)
             return self._end(batch, task, crashed, -1, report.node, report.slot)
         task.careful = True
-        return self._again(batch, task)
+        # A node that lives after all, unknown to the steward, must not go on with it for nobody.
+        return [self._stop(task, limits.STOP_TRIES), *self._again(batch, task)]
 
     def _end(self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1) -> list[Effect]:
         self._finish(batch, task)
@@ -350,7 +351,7 @@ class Session:
             return False, []
         effects: list[Effect] = []
         if task.state is TaskState.SENT:
-            effects.append(self._stop(task, limits.STOP_TRIES))  # it may run, and the notice of that be on its way
+            effects.append(self._stop(task, math.inf))  # it may run, and the notice of that be on its way
             self._finish(self.batches[task.token], task)
         else:
             if task.state is TaskState.WAITING:
@@ -370,6 +371,8 @@ class Session:
     def _stop(self, task: Task, tries: float) -> Stop:
         target = (task.token, task.index)
         self._stops[target] = tries
+        if len(self._stops) > limits.STOPS_MAX:
+            del self._stops[next(iter(self._stops))]
         return Stop([target])
 
     # ---- time
@@ -396,11 +399,11 @@ class Session:
         return self._repeat_stops(now) + self._check_lanes(now)
 
     def _repeat_stops(self, now: float) -> list[Effect]:
-        """A node may have been cut off when the order to stop a task was given."""
+        """A node may have been cut off when the order was given, or have joined since, or have lost what it knew."""
         if not self._stops or now < self._stop_at:
             return []
         self._stop_at = now + limits.STOP_RETRY_S
-        targets: list[tuple[int, int]] = list(self._stops)
+        targets = list(self._stops)
         self._stops = {target: tries - 1 for target, tries in self._stops.items() if tries > 1}
         return [Stop(targets)]
 
@@ -432,7 +435,7 @@ class Session:
         effects: list[Effect] = []
         for batch in lost:
             for task in [t for t in reversed(batch.tasks) if t is not None]:
-                effects += self._again(batch, task)
+                effects += [self._stop(task, limits.STOP_TRIES), *self._again(batch, task)]
         return effects
 
     def unfinished(self) -> list[Task]:

@@ -54,7 +54,8 @@ SESSION_GONE_S: Final = 2.0  # after a disconnect event
 STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running
 GRACE_S: Final = 10.0  # a leaving node finishes what runs
 STOP_RETRY_S: Final = 1.0  # an order to stop a running task is repeated until its end is reported
-STOP_TRIES: Final = 10  # for a task that may not even run; a lost order would let it run on for nobody
+STOP_TRIES: Final = 5  # for an attempt that was given up: most times its node is gone and nobody will ever answer
+STOPS_MAX: Final = 10_000  # orders that are repeated; beyond it the oldest are given up
 WATCHDOG_S: Final = 5.0  # a session asks whether what it waits for is still somewhere
 EMBEDDED_START_S: Final = 20.0  # an embedded farm is ready in well under a second; a loaded machine gets this long
 

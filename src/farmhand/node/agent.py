@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import secrets
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from farmhand.engine.connection import Connection, Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
-from farmhand.model.messages import Holding, NodeBeat, Output, Report, Started, Work
+from farmhand.model.messages import Holding, NodeBeat, Output, Report, Work
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
@@ -33,6 +32,7 @@ from farmhand.node.codecache import CodeCache
 from farmhand.node.data import Spool
 from farmhand.node.lanes import Lanes
 from farmhand.node.slotproc import Exit, SlotProcess
+from farmhand.node.watch import Watch
 
 log = logging.getLogger("farmhand.node")
 
@@ -74,6 +74,7 @@ class Agent:
         self.runs = self.failures = self.bytes_in = self.bytes_out = 0
         self.cpu_seconds = self.total_seconds = 0.0
         self.slots: dict[int, SlotProcess] = {}
+        self.watch = Watch(self)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bool] = self._loop.create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -102,7 +103,7 @@ class Agent:
             self._every(limits.BEAT_S, "beat", self._beat)
             self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
             self._every(limits.RENEW_S, "renew", self._renew)
-            self._every(limits.MEMORY_CHECK_S, "memory", self._check_memory)
+            self._every(limits.MEMORY_CHECK_S, "memory", self.watch.check_memory)
             await starting
             return await self._ended
         finally:
@@ -188,7 +189,11 @@ class Agent:
     async def _start_slot(self, number: int) -> None:
         slot = SlotProcess(number, self.config.spool, self.config.cache, self._on_slot_frame, self._on_slot_exit)
         self.slots[number] = slot
-        await slot.start()
+        try:
+            await slot.start()
+        except OSError as error:  # no memory, no descriptors: later there may be some
+            log.error("slot %d could not be started: %s", number, error)
+            self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self._start_slot(number)))
 
     def _on_slot_frame(self, slot: SlotProcess, kind: int, payload: bytes) -> None:
         if self.slots.get(slot.number) is not slot:
@@ -214,7 +219,7 @@ class Agent:
         mark = Mark(0, Kind.CRASHED, text, exit_.code, exit_.signal, slot.last_lines(), slot.peak_memory)
         if held is not None:
             self.failures += 1
-            self._end_timers(held)
+            self.watch.end(held)
         self.carry_out(self.holder.on_slot_lost(slot.number, slot.running()[0], mark, self._loop.time()))
         wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
         self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
@@ -243,8 +248,10 @@ class Agent:
             self.spawn(self._report_with_files(held, report, bytes(body), header.files))
         else:
             self._store(held, report, body)
-        if held.done + header.count >= held.end:
-            self._end_timers(held)
+        ended = held.done + header.count >= held.end
+        if ended:
+            self.watch.end(held)
+        slot.flush_printed(partial=ended)
         self.carry_out(self.holder.on_reported(slot.number, header.count, self._loop.time()))
 
     async def _report_with_files(self, held: holding.Held, report: Report, body: bytes,
@@ -322,7 +329,7 @@ class Agent:
                     self.slots[effect.slot].write(slotwire.RETRACT)
                 case holding.Drop():
                     self.slots[effect.slot].write(slotwire.DROP, str(effect.index).encode())
-                    self._watch_dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
+                    self.watch.dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
                 case holding.KillSlot():
                     self.slots[effect.slot].kill()
 
@@ -330,6 +337,9 @@ class Agent:
         work = held.work
         if work.protocol != messages.PROTOCOL:
             self._refuse(held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one")
+            return
+        if len(held.dropped) == work.count:  # nothing of it is wanted any more, and its data may be gone already
+            self._refuse(held, "", Kind.KILLED)
             return
         profile = work.profile
         wanted = [h for h in (profile.code, *profile.bundles, profile.initializer, profile.initargs) if h]
@@ -341,19 +351,19 @@ class Agent:
     async def _fetch_and_run(self, held: holding.Held, wanted: list[str]) -> None:
         try:
             await self.cache.ensure(self.connection, wanted)
-            held.cargo.files = await self.spool.download(held.work)
+            held.cargo.files = await self.spool.download(held.work, held.dropped)
         except (errors.FarmhandError, OSError, TimeoutError) as error:
             self._refuse(held, f"its code or data could not be fetched: {error}")
             return
         if held.state is holding.HeldState.RUNNING:
             self._run(held)
 
-    def _refuse(self, held: holding.Held, why: str) -> None:
+    def _refuse(self, held: holding.Held, why: str, kind: Kind = Kind.REFUSED) -> None:
         """End a message whose slot has not been touched."""
         if held.state is not holding.HeldState.RUNNING:
             return  # its slot died or its session ended meanwhile
         slot = held.slots[0]
-        marks = tuple(Mark(i, Kind.REFUSED, why) for i in range(held.work.count))
+        marks = tuple(Mark(i, kind, why) for i in range(held.work.count))
         self._store(held, Report(messages.PROTOCOL, held.work.token, 0, held.work.count, self.config.node, slot, marks))
         self.carry_out(self.holder.on_reported(slot, held.work.count, self._loop.time()))
 
@@ -362,44 +372,8 @@ class Agent:
         slot = self.slots[number]
         held.cargo.slot = number
         run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), str(self.config.spool), work.attempt)
-        if work.alone:
-            self._announce(held, 0)
         slot.run(run, work, held.cargo.frame)
-        timers = held.cargo.timers
-        timers.append(self._loop.call_later(limits.STARTED_NOTICE_S, self._announce_running, held, slot))
-        if work.profile.timeout:
-            timers.append(self._loop.call_later(work.profile.timeout, self._check_timeout, held, slot))
-
-    def _end_timers(self, held: holding.Held) -> None:
-        for timer in held.cargo.timers:
-            timer.cancel()
-        held.cargo.timers.clear()
-
-    def _announce_running(self, held: holding.Held, slot: SlotProcess, pause: float = limits.STARTED_NOTICE_S) -> None:
-        if held.state is not holding.HeldState.RUNNING or self.slots.get(slot.number) is not slot:
-            return
-        index, _ = slot.running()
-        if index >= 0:
-            self._announce(held, index)
-        else:  # it still loads the function or its arguments
-            pause = min(2 * pause, limits.OVERDUE_S)
-            held.cargo.timers.append(self._loop.call_later(pause, self._announce_running, held, slot, pause))
-
-    def _announce(self, held: holding.Held, index: int) -> None:
-        notice = Started(held.work.token, index, self.config.node, held.slots[0])
-        self.connection.publish(subjects.started(held.work.session, self.config.node), messages.encode(notice))
-
-    def _check_timeout(self, held: holding.Held, slot: SlotProcess) -> None:
-        """The first task may have run for `timeout`; later ones of the batch get the rest of theirs."""
-        if held.state is not holding.HeldState.RUNNING or self.slots.get(slot.number) is not slot:
-            return
-        timeout = held.work.profile.timeout
-        index, began = slot.running()
-        left = began + timeout - time.monotonic() if index >= 0 else timeout
-        if index >= 0 and left <= 0:
-            self.carry_out(self.holder.on_overtime(slot.number, index, Kind.TIMED_OUT))
-            left = timeout  # it may just have ended: then the next one of the batch has its time
-        held.cargo.timers.append(self._loop.call_later(max(left, 0.001), self._check_timeout, held, slot))
+        self.watch.begin(held, slot)
 
     # ---- orders
 
@@ -411,20 +385,6 @@ class Agent:
             held = next((h for h in self.holder.by_slot.values() if h.work.token == token), None)
             running = self.slots[held.slots[0]].running()[0] if held else -1
             self.carry_out(self.holder.on_kill(token, index, running))
-
-    def _watch_dropped(self, held: holding.Held, slot: SlotProcess, pause: float = limits.STARTED_NOTICE_S) -> None:
-        """The slot may have begun with an index just when it was told to drop it: then only its death helps."""
-
-        def look() -> None:
-            if held.state is not holding.HeldState.RUNNING or self.slots.get(slot.number) is not slot:
-                return
-            running, _ = slot.running()
-            if running in held.dropped:
-                self.carry_out(self.holder.on_kill(held.work.token, running, running))
-            elif any(index >= held.done for index in held.dropped):
-                self._watch_dropped(held, slot, min(2 * pause, limits.OVERDUE_S))
-
-        held.cargo.timers.append(self._loop.call_later(pause, look))
 
     def _on_node_control(self, msg: Msg) -> None:
         """The steward asks what we hold."""
@@ -447,25 +407,12 @@ class Agent:
         effects = self.holder.on_tick(now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
-                self._announce_running(held, self.slots[effect.slot])
+                self.watch.announce_running(held, self.slots[effect.slot])
         self.carry_out(effects)
 
     def _renew(self) -> None:
         for held in self.holder.held.values():
             self.connection.publish(held.cargo.ack, b"+WPI")
-
-    def _check_memory(self) -> None:
-        from farmhand.node import monitor
-
-        for number, held in list(self.holder.by_slot.items()):
-            slot = self.slots[number]
-            if not held.work.profile.memory and self._loop.time() - held.started_at < limits.BEAT_S:
-                continue
-            used = monitor.tree_memory(slot.pid) if held.work.profile.memory else monitor.memory(slot.pid)
-            slot.peak_memory = max(slot.peak_memory, used)
-            if held.work.profile.memory and used > held.work.profile.memory:
-                slot.tail.append(f"used {used} bytes, {held.work.profile.memory} were granted")
-                self.carry_out(self.holder.on_overtime(number, slot.running()[0], Kind.OUT_OF_MEMORY))
 
     def _holding(self) -> tuple[Holding, ...]:
         now, found = self._loop.time(), []

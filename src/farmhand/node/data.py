@@ -24,10 +24,15 @@ class Spool:
         self._connection = connection
         self._publisher = publisher
 
-    async def download(self, work: Work) -> dict[int, str]:
-        """The paths of a batch's large arguments, by index. Raises `StoreFailed` when one is not in the engine."""
+    async def download(self, work: Work, dropped: set[int]) -> dict[int, str]:
+        """The paths of a batch's large arguments, by index. Raises `StoreFailed` when one is not in the engine.
+
+        What is in `dropped` is not wanted any more, and so not there any more either.
+        """
         found = {}
         for ref in work.blobs:
+            if ref.index in dropped:
+                continue
             if ref.path:
                 found[ref.index] = ref.path
                 continue

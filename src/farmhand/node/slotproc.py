@@ -111,8 +111,21 @@ class SlotProcess:
         self.remember(self.running()[0], texts)
         allowed, dropped = self._budget.take(texts)
         if allowed:
-            printed = slotwire.SlotOutput(self.running()[0], tuple((stream, text) for text in allowed), dropped, raw=True)
-            self._on_frame(self, slotwire.OUTPUT, _encode(printed))
+            self._send_printed(stream, allowed, dropped)
+
+    def _send_printed(self, stream: int, texts: list[str], dropped: int) -> None:
+        printed = slotwire.SlotOutput(self.running()[0], tuple((stream, text) for text in texts), dropped, raw=True)
+        self._on_frame(self, slotwire.OUTPUT, _encode(printed))
+
+    def flush_printed(self, *, partial: bool) -> None:
+        """Tell how many lines were left out; with `partial` send unfinished ones too, for the task has ended."""
+        if partial:
+            for stream, rest in self._rest.items():
+                if rest:
+                    self._rest[stream] = b""
+                    self._send_lines(stream, [rest])
+        if self._budget.dropped:
+            self._send_printed(1, [], self._budget.take_dropped())
 
     def on_silent(self) -> None:
         """See `slotpipes.Listener`."""
@@ -124,9 +137,7 @@ class SlotProcess:
 
     def on_dead(self, code: int | None, signal: int | None, peak_memory: int) -> None:
         """See `slotpipes.Listener`."""
-        for stream, rest in self._rest.items():
-            if rest:
-                self._send_lines(stream, [rest])
+        self.flush_printed(partial=True)
         self.peak_memory = max(self.peak_memory, peak_memory)
         self._on_exit(self, Exit(code, signal))
 

@@ -1,4 +1,4 @@
-"""Which sessions are still there, asked of the engine after a time in which the steward could not see.
+"""Who is connected, asked of the engine: which sessions are still there after an outage, and which connection to close.
 
 The end of a client's connection is an event. A steward that was away when it happened, or whose engine ended with the
 client, never hears of it, and the client's work would stay for ever. So the steward looks, once everybody had the time to
@@ -23,6 +23,7 @@ _ANSWERS_S: Final = 0.5  # each server of a cluster answers for itself; they do 
 
 
 class _Client(msgspec.Struct):
+    cid: int
     name: str = ""
 
 
@@ -31,21 +32,40 @@ class _Connections(msgspec.Struct):
     total: int = 0
 
 
+class _Server(msgspec.Struct):
+    id: str
+
+
 class _Answer(msgspec.Struct):
+    server: _Server
     data: _Connections = msgspec.field(default_factory=_Connections)
 
 
-async def connected(system: Connection) -> set[str]:
-    """The names of all connections. Raises `EngineError`, `TimeoutError`."""
-    names: set[str] = set()
+Place = tuple[str, int]  # a connection, by its server's id and its number there
+
+
+async def connected(system: Connection) -> dict[str, Place]:
+    """All connections by their names. Raises `EngineError`, `TimeoutError`."""
+    found: dict[str, Place] = {}
     offset = 0
     while True:
         answers = await _ask_servers(system, offset)
         for answer in answers:
-            names.update(client.name for client in answer.data.connections)
+            found.update((client.name, (answer.server.id, client.cid)) for client in answer.data.connections)
         offset += _PAGE
         if all(answer.data.total <= offset for answer in answers):
-            return names
+            return found
+
+
+async def evict(system: Connection, name: str) -> None:
+    """Have the engine close a connection of which nothing comes any more, if it is there.
+
+    Until then the engine would go on giving work to it: to the requests that the node left open. Raises `EngineError`,
+    `TimeoutError`.
+    """
+    place = (await connected(system)).get(name)
+    if place is not None:
+        await system.request(f"$SYS.REQ.SERVER.{place[0]}.KICK", msgspec.json.encode({"cid": place[1]}))
 
 
 async def _ask_servers(system: Connection, offset: int) -> list[_Answer]:

@@ -175,14 +175,23 @@ class Steward:
                 case membership.NodeLost():
                     log.warning("node %s is lost: %s", effect.node, effect.why)
                     self._tell_gone(Gone(incarnations=(effect.incarnation,)))
-                    self._spawn(self._recovery.sweep())
+                    self._spawn(self._recover(effect))
                 case membership.SessionLost():
                     log.info("session %s is over: %s", effect.session, effect.why)
                     self._spawn(self._end_session(effect))
+                case membership.Withdraw():
+                    self._tell_gone(Gone(sessions=(effect.session,)))
                 case membership.Disown():
                     self._tell_gone(Gone(incarnations=(effect.incarnation,)))
                 case membership.LanesChanged():
                     self._announce()
+
+    async def _recover(self, lost: membership.NodeLost) -> None:
+        """Give back its work, at once; and once more what the engine gave to its connection until that was closed."""
+        await self._recovery.sweep()
+        if self._system is not None:
+            await census.evict(self._system, f"node:{lost.node}:{lost.incarnation}")
+            await self._recovery.sweep()
 
     def _tell_gone(self, gone: Gone) -> None:
         self.connection.publish(subjects.GONE, messages.encode(gone))

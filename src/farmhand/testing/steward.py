@@ -117,6 +117,8 @@ class SimSteward(Storing):
                 case membership.SessionLost():
                     self.world.log("%s is over: %s", effect.session, effect.why)
                     self.spawn(self._end_session(effect))
+                case membership.Withdraw():
+                    self._tell_gone(Gone(sessions=(effect.session,)))
                 case membership.Disown():
                     self._tell_gone(Gone(incarnations=(effect.incarnation,)))
                 case membership.LanesChanged():

@@ -11,6 +11,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from farmhand.core.tasks import Group
+from farmhand.model.ids import kill_on_loss, session_id
 from farmhand.model.needs import Lane, Need
 from farmhand.model.retry import Retry
 from farmhand.testing.actor import Actor
@@ -104,7 +105,7 @@ class World:
     def _make_clients(self, span: float, *, gentle: bool) -> None:
         rng = self.rng
         for number in range(rng.choice((1, 1, 2, 3))):
-            name = new_session_id(rng.choice(("kill", "kill", "finish")), f"{number}")
+            name = session_id(f"{number}", rng.choice(("kill", "kill", "finish")))
             client = SimClient(self, name, rng, rng.choice((0, 0, 0, 1, 3)))
             self.clients.append(client)
             client.start()

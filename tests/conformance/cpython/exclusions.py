@@ -19,6 +19,12 @@ _OTHER_POOL = "makes a pool of the standard library, not the executor of the fix
 _RECYCLING = "max_tasks_per_child is an option of ProcessPoolExecutor; its checks look at its private processes"
 
 SHARED: Final[dict[str, str]] = {
+    "ExecutorDeadlockTest.test_error_at_task_pickle": (
+        "wants the error from the future; a farm raises it from submit, in the caller, before anything is accepted"
+    ),
+    "ExecutorShutdownTest.test_cancel_futures": (
+        "wants a call to have begun microseconds after its submit; a farm cancels all that is not known to run"
+    ),
     "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": _QUEUE,
     "ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full": (
         "replaces private parts of ProcessPoolExecutor (its wake-up pipe and manager thread)"

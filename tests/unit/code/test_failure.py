@@ -6,7 +6,7 @@ from concurrent.futures.process import _RemoteTraceback
 import pytest
 
 from farmhand.code.failure import pack_exception, unpack_exception
-from farmhand.errors import TaskFailed
+from farmhand.errors import ArgumentsUndecodable, TaskFailed
 
 
 class NeedsTwo(Exception):
@@ -145,9 +145,8 @@ def test_arguments_that_break_when_unpickled(slot):
         def __reduce__(self):
             return int, ("not a number",)
 
-    with pytest.raises(ValueError, match="not a number") as caught:
+    with pytest.raises(ArgumentsUndecodable, match="ValueError: .*not a number"):
         slot.run(print, Breaks())
-    assert any("arguments could not be unpickled" in note for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize(
