@@ -18,11 +18,18 @@ CUTS = {BOTH_WAYS: ("INPUT", "OUTPUT"), TOWARDS_US: ("OUTPUT",), TOWARDS_THEM: (
 def possible() -> bool:
     """Whether this machine lets us: root, `ip` and `iptables`, and namespaces that can be made."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    if not hasattr(os, "geteuid") or os.geteuid() != 0 or not all(shutil.which(name, path=path) for name in ("ip", "iptables")):
+    if (
+        not hasattr(os, "geteuid")
+        or os.geteuid() != 0
+        or not all(shutil.which(name, path=path) for name in ("ip", "iptables"))
+    ):
         return False
     name = f"fh{secrets.token_hex(3)}"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode == 0
-    works = made and subprocess.run(["ip", "netns", "exec", name, "iptables", "-L", "-n"], capture_output=True).returncode == 0
+    works = (
+        made
+        and subprocess.run(["ip", "netns", "exec", name, "iptables", "-L", "-n"], capture_output=True).returncode == 0
+    )
     subprocess.run(["ip", "netns", "del", name], capture_output=True)
     return works
 
@@ -67,5 +74,7 @@ class Cable:
             for chain in CUTS[how]:
                 _run(*self.prefix, "iptables", "-F", chain)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)

@@ -72,4 +72,8 @@ class History:
 
 
 def _outcome(future: Future[Any]) -> Any:
-    return ("cancelled",) if future.cancelled() else (future.exception(0), future.result(0) if not future.exception(0) else None)
+    return (
+        ("cancelled",)
+        if future.cancelled()
+        else (future.exception(0), future.result(0) if not future.exception(0) else None)
+    )

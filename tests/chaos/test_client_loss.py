@@ -32,10 +32,13 @@ def sessions(farm: Farm) -> set[str]:
     return {session["session"] for session in farm.status()["sessions"]}
 
 
-def test_a_killed_client_loses_its_work_and_nobody_else_does(
-    home: Path, effects: Effects, measured: Measured
-) -> None:
-    with FarmProcess(home) as running, Farm(running.file.address) as other, PathMeeting() as mine, PathMeeting() as meeting:
+def test_a_killed_client_loses_its_work_and_nobody_else_does(home: Path, effects: Effects, measured: Measured) -> None:
+    with (
+        FarmProcess(home) as running,
+        Farm(running.file.address) as other,
+        PathMeeting() as mine,
+        PathMeeting() as meeting,
+    ):
         with Client(BUSY, running.file.address, meeting.path, effects.folder, "kill") as client:
             visitors = [meeting.wait(), meeting.wait()]
             assert client.line() == "submitted"

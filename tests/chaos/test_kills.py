@@ -39,7 +39,9 @@ def test_each_part_killed_one_after_another(dice: random.Random, effects: Effect
         for i in range(TASKS):
             history.follow(i, farm.submit(effect, i, effects.folder, 0.0001))
         ran = history.check(effects)
-        print(f"killed {killed}: {TASKS} tasks in {time.monotonic() - began:.1f} s, {ran.total()} runs, {farm._driver.core.counts}")
+        print(
+            f"killed {killed}: {TASKS} tasks in {time.monotonic() - began:.1f} s, {ran.total()} runs, {farm._driver.core.counts}"
+        )
     assert len(killed) >= len(order) - 2
 
 
@@ -111,10 +113,17 @@ def node_of_or_none(slot_pid: int) -> int | None:
         return None
 
 
+EMBEDDED = """
+farm = Farm(max_workers=2, nodes=2)
+say(farm._embedded.pid)
+futures = [farm.submit(visit, sys.argv[1], i) for i in (0, 1)]
+time.sleep(99)
+"""
+
+
 @pytest.mark.parametrize("victim", ["host", "client"])
 def test_a_farm_ends_with_its_supervisor_and_with_its_client(victim: str, meeting: PathMeeting) -> None:
-    text = "farm = Farm(max_workers=2, nodes=2)\nsay(farm._embedded.pid)\n[farm.submit(visit, sys.argv[1], i) for i in (0, 1)]\ntime.sleep(99)"
-    with Client(text, meeting.path) as client:
+    with Client(EMBEDDED, meeting.path) as client:
         host = int(client.line())
         visitors = [meeting.wait(), meeting.wait()]
         everything = [process for role in ROLES for process in below(host, role)]

@@ -61,8 +61,14 @@ def server_saying(greeting: bytes) -> Iterator[int]:
             peer.close()
 
 
-OLD = b"INFO " + json.dumps({"server_id": "X", "version": "2.9.0", "max_payload": 1048576, "headers": True, "nonce": "n"}).encode() + b"\r\n"
-NOT_THERE, SILENT, STRANGE, TOO_OLD = "nobody listens", "it says nothing", "it is a web server", "its version is too old"
+OLD_INFO = {"server_id": "X", "version": "2.9.0", "max_payload": 1048576, "headers": True, "nonce": "n"}
+OLD = b"INFO " + json.dumps(OLD_INFO).encode() + b"\r\n"
+NOT_THERE, SILENT, STRANGE, TOO_OLD = (
+    "nobody listens",
+    "it says nothing",
+    "it is a web server",
+    "its version is too old",
+)
 
 
 @contextmanager

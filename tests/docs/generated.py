@@ -46,8 +46,16 @@ def _first_sentence(path: Path) -> str:
     return re.split(r"(?<=\w\w\.)\s", paragraph, maxsplit=1)[0]
 
 
+def error_tree() -> str:
+    """The tree in the docstring of `errors.py`."""
+    doc = ast.get_docstring(ast.parse((SOURCE / "errors.py").read_text(encoding="utf-8"))) or ""
+    tree = [line.removeprefix("    ") for line in doc.splitlines() if line.startswith("    ")]
+    return "\n".join(["```text", *tree, "```", ""])
+
+
 PARTS: Final[dict[str, tuple[Path, Callable[[], str]]]] = {
     "limits": (ROOT / "docs" / "reference" / "limits.md", limits_tables),
+    "errors": (ROOT / "docs" / "reference" / "python.md", error_tree),
     "code map": (ROOT / "docs" / "ARCHITECTURE.md", code_map),
 }
 

@@ -1,7 +1,6 @@
 """Faults put into the core on purpose. Each takes one safeguard away; the simulation has to notice every one of them.
 
-A mutation patches one method for as long as its context lasts. `needs` narrows nothing: each is looked for in the same
-seeds, from 0 on.
+A mutation patches one function for as long as its context lasts.
 """
 
 from __future__ import annotations
@@ -154,18 +153,6 @@ def retract_forgets(original: Any) -> Any:
     return on_retracted
 
 
-def any_retract(original: Any) -> Any:
-    """The answer to an older question is taken for one about this message."""
-
-    def on_retracted(self: Holder, slot: int, first: int, now: float) -> Any:
-        held = self.by_slot.get(slot)
-        if held is not None:
-            held.retracting = True
-        return original(self, slot, first, now)
-
-    return on_retracted
-
-
 def all_are_blamed(original: Any) -> Any:
     def mark_of(self: Holder, held: Held, index: int, blamed: int, mark: Mark) -> Mark:
         return original(self, held, index, index, mark)  # type: ignore[no-any-return]
@@ -218,6 +205,10 @@ def delete_before_store(original: Any) -> Any:
     return give_back
 
 
+def nothing_is_reviewed(original: Any) -> Any:
+    return lambda self, beat, now: []
+
+
 def announced_once(original: Any) -> Any:
     def on_tick(self: Membership, now: float) -> Any:
         self._announced_at = now
@@ -238,12 +229,12 @@ MUTATIONS: Final = (
     Mutation("that a task to be stopped does not run again", Session, "_on_mark", killed_runs_again),
     Mutation("that an acknowledgement waits for the reports", Holder, "_settle", ack_before_store),
     Mutation("the bookkeeping of what was given back", Holder, "on_retracted", retract_forgets),
-    Mutation("that an old answer is not taken for a new one", Holder, "on_retracted", any_retract),
     Mutation("that only the running task is blamed", Holder, "_mark", all_are_blamed),
     Mutation("that a dying slot gets no work", Holder, "_free", dying_slot_gets_work),
     Mutation("that a reserved slot comes back reserved", Holder, "on_slot_ready", reserved_slot_is_let_go),
     Mutation("the giving back after a node's loss", steward_module.membership, "orphans", nothing_is_given_back),
     Mutation("that a lost incarnation is refused", Membership, "on_node_beat", lost_may_return),
+    Mutation("that a node is told what it holds in vain", Membership, "_review", nothing_is_reviewed),
     Mutation("that a loss is stored before the work is removed", SimSteward, "give_back", delete_before_store),
     Mutation("that the table of lanes is announced again", Membership, "on_tick", announced_once),
 )

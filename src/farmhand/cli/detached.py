@@ -66,6 +66,8 @@ def _arguments(config: HostConfig) -> list[str]:
         given += ["--slots", str(sum(config.nodes))]
     if config.port > 0:
         given += ["--port", str(config.port)]
+    if config.websocket_port is not None:
+        given += ["--websocket", str(config.websocket_port)]
     if config.insecure_plaintext:
         given.append("--insecure-plaintext")
     for capability in config.capabilities:

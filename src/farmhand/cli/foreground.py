@@ -141,6 +141,7 @@ def describe(host: Host, content: FarmFile, ready: bool) -> dict[str, Any]:
         "other_addresses": [
             str(Address(address.scheme, host, content.port)) for host in others if host != address.host
         ],
+        "websocket": content.websocket,
         "port": content.port,
         "join_line": content.join_line,
         "listen": config.listen,

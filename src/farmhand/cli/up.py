@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     metavar="P",
     help="The engine's port.  [that of the last run, else any free]",
 )
+@click.option(
+    "--websocket",
+    type=click.IntRange(1, 65535),
+    metavar="P",
+    help="A second port, for ws:// and wss:// addresses.  [none]",
+)
 @click.option("--insecure-plaintext", is_flag=True, help="No TLS off loopback: all that passes can be read.")
 @click.option(
     "--durability",
@@ -72,6 +78,7 @@ def _config(
     nodes: int,
     listen: str,
     port: int | None,
+    websocket: int | None,
     insecure_plaintext: bool,
     durability: str,
     grace: float | None,
@@ -94,6 +101,7 @@ def _config(
         power=durability == "power",
         grace=limits.GRACE_S if grace is None else grace,
         capabilities=checked_capabilities(capabilities),
+        websocket_port=websocket,
     )
     if port is not None:
         config.port = port
@@ -120,6 +128,8 @@ def show(ready: dict[str, Any], as_json: bool) -> None:
     click.echo(f"  address    {ready['address']}")
     for other in ready["other_addresses"]:
         click.echo(f"             {other}")
+    if ready["websocket"]:
+        click.echo(f"  websocket  {ready['websocket']}")
     click.echo(f"  port       {ready['port']}, kept for the next start")
     click.echo(f"  nodes      {ready['nodes']} with {ready['slots']} slots in all")
     click.echo(f"  join line  {ready['join_line']}")

@@ -8,9 +8,8 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
-import platform
 import secrets
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from typing import Any
 import msgspec
 
 from farmhand import errors
+from farmhand.client.beat import beat_of
 from farmhand.client.futures import FarmFuture
 from farmhand.client.lanes import Lanes
 from farmhand.client.output import OutputPrinter
@@ -36,7 +36,7 @@ from farmhand.engine.wire import Msg
 from farmhand.home.process import new_loop
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
-from farmhand.model.messages import Control, SessionBeat
+from farmhand.model.messages import Control
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 
@@ -78,7 +78,7 @@ class Driver:
         self._abandoned = False
         self._unwanted = False
         self._lanes = Lanes(self)
-        self.fetching: set[FarmFuture] = set()  # whose tasks are done and whose values are on their way
+        self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unpurged = 0
@@ -98,7 +98,7 @@ class Driver:
         self.loop = new_loop()
         try:
             self.loop.run_until_complete(self._main())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the start or for a future must hear of it
             self._start_error = error
             self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
         finally:
@@ -205,10 +205,8 @@ class Driver:
     def close(self) -> None:
         """End the session. Waits for the thread unless called on it."""
         if self._thread.is_alive():
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop may just have ended by itself
                 self.loop.call_soon_threadsafe(self._closing.set)
-            except RuntimeError:
-                pass  # the loop has just ended by itself
             if threading.current_thread() is not self._thread:
                 self._thread.join()
         self.break_all(errors.FarmClosed())
@@ -232,15 +230,17 @@ class Driver:
         """Accept one task, from any thread."""
         self._inbox.append((group, task))
         if not self._awake:
-            self._awake = True
-            self.loop.call_soon_threadsafe(self._pump)
+            self._wake()
 
     def submit_many(self, group: Group, tasks: Iterable[Task]) -> None:
         """Accept many tasks of one group."""
         self._inbox.extend((group, task) for task in tasks)
         if not self._awake:
-            self._awake = True
-            self.loop.call_soon_threadsafe(self._pump)
+            self._wake()
+
+    def _wake(self) -> None:
+        self._awake = True
+        self.loop.call_soon_threadsafe(self._pump)
 
     def _drain(self) -> None:
         """Move the inbox into the core. Needs the lock."""
@@ -353,13 +353,14 @@ class Driver:
             return
         with self._lock:
             effects = self.core.on_report(report, self.loop.time())
-        self.carry_out(effects, self.results.read(report, body))
-        self._forget_read()
+        self.carry_out(effects, values := self.results.read(report, body))
+        self.results.discard(values)
+        self._forget_read(len(data))
         self._pump()
 
-    def _forget_read(self) -> None:
+    def _forget_read(self, size: int) -> None:
         """Let the engine drop reports that have been read, many at a time."""
-        self._unpurged += 1
+        self._unpurged += 1 + size // limits.PURGE_BYTES_EACH
         if self._unpurged >= limits.PURGE_EVERY:
             self._unpurged = 0
             self.spawn(self._purge())
@@ -379,6 +380,7 @@ class Driver:
     # ---- what the engine says about a publish
 
     def on_stored(self, token: Token, sequence: int) -> None:
+        """It is accepted work now."""
         with self._lock:
             self.core.on_stored(token, sequence)
 
@@ -466,7 +468,7 @@ class Driver:
                 self._drain_quietly()
             tasks = self.core.unfinished()
         for task in tasks:
-            future: FarmFuture = task.cargo
+            future: FarmFuture[Any] = task.cargo
             with self._lock:
                 alive = self.core.cancel(task)[0] or not future.done()
             if alive and not future.done():
@@ -484,17 +486,7 @@ class Driver:
     # ---- heartbeat
 
     def _beat(self, *, ended: bool = False, again: bool = True) -> None:
-        counts = self.core.counts
-        running = sum(batch.left for batch in self.core.batches.values())
-        beat = SessionBeat(
-            messages.PROTOCOL, VERSION, self.session_id, platform.node(), os.getpid(), _user(),
-            self.config.on_client_loss, max(0, self.open - running), running, counts.done, counts.failed, counts.cpu,
-            counts.seconds, self.bytes_in, self.sender.bytes_out, tuple(self.core.windows), ended,
-        )  # fmt: skip
+        beat = beat_of(self, ended=ended)
         self.connection.publish(subjects.beat_of_session(self.session_id), messages.encode(beat))
         if again and not ended:
             self.loop.call_later(limits.BEAT_S, self._beat)
-
-
-def _user() -> str:
-    return os.environ.get("USER") or os.environ.get("USERNAME") or str(getattr(os, "getuid", lambda: "?")())

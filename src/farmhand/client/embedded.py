@@ -15,9 +15,10 @@ import msgspec
 from farmhand import errors
 from farmhand.engine.connection import Options
 from farmhand.home.login import options
-from farmhand.home.paths import FarmFile, FarmFolder, home
+from farmhand.home.paths import FarmFile, FarmFolder, home, remove_stale
 from farmhand.model.address import parse_address
 from farmhand.security.permissions import Role
+from farmhand.security.private_files import make_private_folder
 
 OWNER = "owner"
 
@@ -27,7 +28,8 @@ class EmbeddedFarm:
 
     def __init__(self, nodes: tuple[int, ...]) -> None:
         parent = home() / "run"
-        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(parent)
+        remove_stale(parent, "")
         self._root = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
         self.folder = FarmFolder(self._root)
         self.file: FarmFile | None = None

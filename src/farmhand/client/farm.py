@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -32,6 +32,9 @@ from farmhand.model.messages import Profile
 from farmhand.model.retry import Retry
 from farmhand.node.monitor import usable_cores
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _GROUPS_MAX = 4096  # profiles whose learned durations are remembered
 _open: weakref.WeakSet[Farm] = weakref.WeakSet()
 
@@ -48,7 +51,7 @@ class _View(Executor):
     def __reduce__(self) -> Any:
         raise TypeError("a Farm belongs to its process and cannot be sent to a task; there, open one with Farm(address)")
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FarmFuture:  # type: ignore[override]
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> FarmFuture[T]:
         """Run `fn(*args, **kwargs)` on the farm. All keyword arguments are the function's own.
 
         Raises: what pickling the function or an argument raises; `RuntimeError` after `shutdown`; `EngineFull` while the
@@ -67,7 +70,7 @@ class _View(Executor):
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and (not isinstance(buffersize, int) or isinstance(buffersize, bool)):
+        if buffersize is not None and type(buffersize) is not int:
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
@@ -187,9 +190,9 @@ class Farm(_View):
 
     # ---- submitting
 
-    def _submit(self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> FarmFuture:
+    def _submit(self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> FarmFuture[Any]:
         self._check_open()
-        future = FarmFuture(self._driver)
+        future: FarmFuture[Any] = FarmFuture(self._driver)
         entry, size, bundles = self._pack(args, kwargs)
         group = self._group(options, fn, bundles)
         future._entry = entry
@@ -198,12 +201,12 @@ class Farm(_View):
         self._driver.submit(group, task)
         return future
 
-    def _submit_many(self, options: TaskOptions, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[FarmFuture]:
+    def _submit_many(self, options: TaskOptions, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[FarmFuture[Any]]:
         """The same for many calls of one function; the function is packed once."""
         self._check_open()
         driver, pack = self._driver, self._pack
         plain = self._group(options, fn, ())
-        futures: list[FarmFuture] = []
+        futures: list[FarmFuture[Any]] = []
         tasks: list[Task] = []
         for args in calls:
             entry, size, bundles = pack(args, {})
@@ -211,7 +214,7 @@ class Farm(_View):
             if tasks and tasks[-1].group is not group:
                 driver.submit_many(tasks[-1].group, tasks)
                 tasks = []
-            future = FarmFuture(driver)
+            future: FarmFuture[Any] = FarmFuture(driver)
             future._entry = entry
             future._task = task = Task(group, size, future)
             tasks.append(task)
@@ -237,7 +240,7 @@ class Farm(_View):
             if isinstance(driver.broken, errors.InitializerFailed):
                 raise errors.InitializerFailed(str(driver.broken))
             raise errors.FarmClosed(f"the farm can run nothing more: {driver.broken}") from driver.broken
-        if driver.core.full:
+        if driver.core.full or driver.publisher.stuck:
             raise errors.EngineFull
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int, tuple[str, ...]]:
@@ -274,8 +277,12 @@ class Farm(_View):
                 raise
             return Large(blob_id, size, str(path)), bundles
         uploader = Uploader(self._driver, blob_id)
-        bundles = self._packer.pack_call_into(args, kwargs, uploader.write)
-        uploader.finish()
+        try:
+            bundles = self._packer.pack_call_into(args, kwargs, uploader.write)
+            uploader.finish()
+        except BaseException:
+            uploader.withdraw()
+            raise
         return Large(blob_id, uploader.writer.size), bundles
 
     def _offer_bundles(self, bundles: Iterable[str]) -> None:
@@ -311,7 +318,7 @@ class Farm(_View):
         """The id of this client's session."""
         return self._driver.session_id
 
-    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> bool | None:
+    def __exit__(self, exc_type: type[BaseException] | None, exc_val: object, exc_tb: object) -> bool | None:
         if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
             self._abandon()
         else:

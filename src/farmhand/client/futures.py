@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from farmhand.core.tasks import Task, TaskState
 from farmhand.errors import TaskKilled
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _making = threading.Lock()
 
 
-class FarmFuture(Future):  # type: ignore[type-arg]
+T = TypeVar("T")
+
+
+class FarmFuture(Future[T], Generic[T]):
     """A future of a farm. Beyond the standard ones: `kill()` stops the task even while it runs."""
 
     def __init__(self, driver: Driver) -> None:
@@ -36,15 +39,17 @@ class FarmFuture(Future):  # type: ignore[type-arg]
         self._task: Task | None = None
         self._entry: Any = None  # packed arguments, until there is an outcome
 
-    @property
-    def _condition(self) -> threading.Condition:
-        condition = self._lazy_condition
-        if condition is None:
-            with _making:
-                if self._lazy_condition is None:
-                    self._lazy_condition = threading.Condition()
-                condition = self._lazy_condition
-        return condition
+    if not TYPE_CHECKING:  # the standard one is an attribute, and so it is to a type checker
+
+        @property
+        def _condition(self) -> threading.Condition:
+            condition = self._lazy_condition
+            if condition is None:
+                with _making:
+                    if self._lazy_condition is None:
+                        self._lazy_condition = threading.Condition()
+                    condition = self._lazy_condition
+            return condition
 
     def running(self) -> bool:
         """Whether the task runs now, as far as its node has said. One that waits for another run does not."""
@@ -112,9 +117,9 @@ class FarmFuture(Future):  # type: ignore[type-arg]
         self._task = None
 
 
-def settle(pairs: Iterable[tuple[FarmFuture, Any]]) -> None:
+def settle(pairs: Iterable[tuple[FarmFuture[Any], Any]]) -> None:
     """Set many results. The lock is taken once; futures that somebody waits for are told afterwards."""
-    waited: list[tuple[FarmFuture, Any]] = []
+    waited: list[tuple[FarmFuture[Any], Any]] = []
     with _making:
         for future, value in pairs:
             future._entry = future._driver = future._task = None

@@ -41,10 +41,10 @@ class Lanes:
         """Have the steward make the lane; ask until it answers, because nothing can be sent before."""
         driver = self._driver
         request = msgspec.msgpack.encode(LaneRequest(messages.PROTOCOL, VERSION, lane))
-        while True:
+        answer = None
+        while answer is None:
             try:
                 answer = await driver.request("lane", request)
-                break
             except (errors.VersionMismatch, errors.BadNeed) as error:
                 driver.break_all(error)
                 return

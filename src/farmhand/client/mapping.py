@@ -10,7 +10,7 @@ from typing import Any
 
 from farmhand.client.futures import FarmFuture
 
-SubmitMany = Callable[[Iterable[tuple[Any, ...]]], list[FarmFuture]]
+SubmitMany = Callable[[Iterable[tuple[Any, ...]]], list[FarmFuture[Any]]]
 _BLOCK = 256  # calls submitted together when the window has room
 
 
@@ -22,7 +22,7 @@ def map_all(submit_many: SubmitMany, calls: Iterable[tuple[Any, ...]], timeout: 
     return _results(futures, deadline)
 
 
-def _results(futures: list[FarmFuture], deadline: float | None) -> Iterator[Any]:
+def _results(futures: list[FarmFuture[Any]], deadline: float | None) -> Iterator[Any]:
     try:
         while futures:
             yield _take(futures.pop(), deadline)
@@ -31,7 +31,7 @@ def _results(futures: list[FarmFuture], deadline: float | None) -> Iterator[Any]
             future.cancel()
 
 
-def _take(future: FarmFuture, deadline: float | None) -> Any:
+def _take(future: FarmFuture[Any], deadline: float | None) -> Any:
     """The future's result, without keeping the future alive while the caller looks at it."""
     try:
         if deadline is None:
@@ -52,7 +52,7 @@ def map_lazily(submit_many: SubmitMany, calls: Iterable[tuple[Any, ...]], timeou
     return _lazy_results(submit_many, source, futures, deadline, ahead)
 
 
-def _lazy_results(submit_many: SubmitMany, source: Iterator[tuple[Any, ...]], futures: deque[FarmFuture],
+def _lazy_results(submit_many: SubmitMany, source: Iterator[tuple[Any, ...]], futures: deque[FarmFuture[Any]],
                   deadline: float | None, ahead: int) -> Iterator[Any]:  # fmt: skip
     block = max(1, min(_BLOCK, ahead // 4))
     try:

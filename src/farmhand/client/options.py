@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -28,11 +29,11 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
                                        memory=self.lane.memory)  # fmt: skip
 
 
-def own_lane(needs: Iterable[str] = (), priority: int = 0) -> Lane:
+def own_lane(needs: Iterable[str] = (), priority: Any = 0) -> Lane:
     """The lane of Python calls of this interpreter's version with these needs. Raises `BadNeed`, `BadOption`."""
     if isinstance(needs, str):
         raise errors.BadOption(f"needs={needs!r}: write a list, for example needs=[{needs!r}]")
-    if not isinstance(priority, int) or isinstance(priority, bool) or not -100 <= priority <= 100:
+    if type(priority) is not int or not -100 <= priority <= 100:
         raise errors.BadOption(f"priority={priority!r}: a whole number from -100 to 100; higher runs first")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return Lane(tuple(sorted(_parse(need) for need in needs)), python, priority)
@@ -44,20 +45,20 @@ def _parse(need: object) -> Need:
     return parse_need(need)
 
 
-def as_retry(retries: int | Retry) -> Retry:
+def as_retry(retries: Any) -> Retry:
     """`retries=3` or a whole policy. Raises `BadOption`."""
     if isinstance(retries, Retry):
         return retries
-    if not isinstance(retries, int) or isinstance(retries, bool):
+    if type(retries) is not int:
         raise errors.BadOption(f"retries={retries!r}: a number or a farmhand.Retry")
     return Retry(max=retries)
 
 
-def as_timeout(timeout: float | None) -> float:
+def as_timeout(timeout: Any) -> float:
     """Seconds from the start of the run; None for no limit. Raises `BadOption`."""
     if timeout is None:
         return 0.0
-    if not isinstance(timeout, int | float) or not timeout > 0:
+    if type(timeout) not in (int, float) or not timeout > 0:
         raise errors.BadOption(f"timeout={timeout!r}: seconds, more than 0, or None")
     return 0.0 if math.isinf(timeout) else float(timeout)
 

@@ -33,6 +33,8 @@ def remote_login(text: str) -> tuple[Callable[[], Options], str]:
         return lambda: _enrolled(text), ""
     folder = paths.known(address)
     keys = sorted(folder.glob("client-*.nk"))
+    if not keys and address.loopback and address.port == own.remembered_port():
+        raise errors.FarmNotRunning(f"the farm at {address} is yours and does not run: start it with `farmhand up`")
     if not keys:
         raise errors.CredentialMissing(
             f"no credential for {address} on this machine; use the farm's join line once: Farm('tls://TOKEN@...'), as "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -55,7 +56,7 @@ class Body:
         if len(body):
             try:
                 self.entries = unpack_values(body)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever the bytes are, the futures must end
                 self.problem = f"{type(error).__name__}: {error}"
 
 
@@ -72,44 +73,49 @@ class Results:
 
     def deliver(self, effect: core.Delivered, body: Body) -> None:
         """These tasks succeeded."""
-        ready: list[tuple[FarmFuture, Any]] = []
+        ready: list[tuple[FarmFuture[Any], Any]] = []
         for task, position in effect.values:
-            future: FarmFuture = task.cargo
+            future: FarmFuture[Any] = task.cargo
             if type(future._entry) is Large:
                 self.forget(future._entry)
             entry = body.entries[position] if position < len(body.entries) else b""
             if type(entry) is tuple:
                 ready.append((future, entry[0]))
             elif entry is None:
-                self._later(future, self._fetch(future, body.blobs.get(task.index)))
+                self._later(future, self._fetch(future, body.blobs.pop(task.index, None)))
             elif len(entry) > _DECODE_INLINE_BYTES:
-                self._later(future, asyncio.to_thread(self._open, future, lambda entry=entry: unpack_result(entry)))
+                self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
             else:
-                self._open(future, lambda entry=entry: unpack_result(entry))
+                self._open(future, functools.partial(unpack_result, entry))
         if ready:
             settle(ready)
 
-    def _open(self, future: FarmFuture, read: Callable[[], Any]) -> None:
+    def discard(self, body: Body) -> None:
+        """Remove values that came for nobody: their tasks were cancelled, or ended by another attempt."""
+        for ref in body.blobs.values():
+            self.forget(Large(ref.id, ref.size, ref.path))
+
+    def _open(self, future: FarmFuture[Any], read: Callable[[], Any]) -> None:
         """Set a future to what `read` gives or raises."""
         try:
             value = read()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - unpickling runs user code; the future must end
             self.fail(future, _decode_error(error))
         else:
             settle([(future, value)])
 
-    def fail(self, future: FarmFuture, error: BaseException) -> None:
+    def fail(self, future: FarmFuture[Any], error: BaseException) -> None:
         """End a future with an error, unless it has an outcome."""
         with contextlib.suppress(InvalidStateError):
             future.set_exception(error)
         future._release()
 
-    def _later(self, future: FarmFuture, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, future: FarmFuture[Any], work: Coroutine[Any, Any, None]) -> None:
         """Let `work` end the future; it counts as open until then."""
         self._driver.fetching.add(future)
         self._driver.spawn(self._finish(future, work))
 
-    async def _finish(self, future: FarmFuture, work: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, future: FarmFuture[Any], work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except BaseException as error:
@@ -120,7 +126,7 @@ class Results:
             self._driver.fetching.discard(future)
             self._driver.wake_waiters()
 
-    async def _fetch(self, future: FarmFuture, ref: BlobRef | None) -> None:
+    async def _fetch(self, future: FarmFuture[Any], ref: BlobRef | None) -> None:
         """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
         if ref is None:
             raise errors.ResultUndecodable("the task succeeded, but its report lacks the value")
@@ -130,7 +136,7 @@ class Results:
         driver = self._driver
         async with self._streams:
             pipe = ChunkPipe()
-            opened = driver.loop.run_in_executor(None, self._open, future, lambda: pipe.load())
+            opened = driver.loop.run_in_executor(None, self._open, future, pipe.load)
             try:
                 async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
                     await asyncio.to_thread(pipe.put, chunk)
@@ -141,11 +147,11 @@ class Results:
                 pipe.close(errors.FarmClosed())
                 raise
             await opened
-        await self._remove(ref.id)
+        await self.remove(ref.id)
 
     def end(self, effect: core.Ended, body: Body | None) -> None:
         """This task did not succeed. Without a body it was no report that ended it."""
-        future: FarmFuture = effect.task.cargo
+        future: FarmFuture[Any] = effect.task.cargo
         if type(future._entry) is Large:
             self.forget(future._entry)
         mark = effect.mark
@@ -166,13 +172,12 @@ class Results:
         if large.path:
             Path(large.path).unlink(missing_ok=True)
         else:
-            self._driver.spawn(self._remove(large.id))
+            self._driver.spawn(self.remove(large.id))
 
-    async def _remove(self, blob_id: str) -> None:
-        try:
+    async def remove(self, blob_id: str) -> None:
+        """Have the engine forget a large argument or result of this session."""
+        with contextlib.suppress(errors.EngineError, TimeoutError):  # the steward forgets all of a session's at its end
             await blobs.remove(self._driver.connection, self._driver.session_id, blob_id)
-        except (errors.EngineError, TimeoutError):
-            pass  # the steward forgets all of the session's blobs at its end
 
 
 class ChunkPipe:

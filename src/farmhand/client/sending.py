@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Coroutine
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -109,16 +111,28 @@ class Uploader:
 
     def __init__(self, driver: Driver, blob_id: str) -> None:
         self._driver = driver
+        self.blob_id = blob_id
         self.writer = blobs.Writer(driver.publisher, driver.session_id, blob_id)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Store one piece. Raises what the engine says."""
-        import asyncio
-
-        asyncio.run_coroutine_threadsafe(self.writer.write(data), self._driver.loop).result()
+        """Store one piece. Raises what the engine says, `EngineFull` also when it says nothing."""
+        self._wait(self.writer.write(data))
 
     def finish(self) -> None:
-        """Wait until all pieces are stored."""
+        """Wait until all pieces are stored. Raises the same."""
+        self._wait(self.writer.finish())
+
+    def _wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
         import asyncio
 
-        asyncio.run_coroutine_threadsafe(self.writer.finish(), self._driver.loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._driver.loop)
+        while not wait([future], limits.STORE_RETRY_S).done:
+            if self._driver.publisher.stuck:
+                future.cancel()
+                raise errors.EngineFull("the engine stores nothing: its disk is full")
+        future.result()
+
+    def withdraw(self) -> None:
+        """Forget the pieces that were stored: the task was refused."""
+        driver = self._driver
+        driver.loop.call_soon_threadsafe(lambda: driver.spawn(driver.results.remove(self.blob_id)))

@@ -392,6 +392,13 @@ class Holder:
             effects.append(Ack(held))
         return effects + self.plan()
 
+    def on_taken_back(self, token: int) -> list[Effect]:
+        """The steward has given up this attempt as lost and removed its message: nobody waits for it."""
+        effects: list[Effect] = []
+        for held in [h for h in self.held.values() if h.work.token == token]:
+            effects += self._abandon(held)
+        return effects + self.plan()
+
     def on_disowned(self) -> list[Effect]:
         """The steward has declared this node lost and given its work to others: nothing here counts any more."""
         effects: list[Effect] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from farmhand.model.ids import LaneId, kill_on_loss
 from farmhand.model.messages import Holding, LaneState, LaneTable, NodeBeat, SessionBeat
 from farmhand.model.needs import Lane
 
+T = TypeVar("T")
 REMEMBERED_MAX: Final = 10_000  # lost incarnations, and ended sessions: their late signs of life must be known as such
 
 
@@ -46,6 +47,12 @@ class Withdraw(msgspec.Struct, frozen=True):
     session: str
 
 
+class TakeBack(msgspec.Struct, frozen=True):
+    """A node holds attempts that were given up as lost: tell it."""
+
+    tokens: tuple[int, ...]
+
+
 class Disown(msgspec.Struct, frozen=True):
     """Tell this incarnation that it was declared lost."""
 
@@ -56,7 +63,7 @@ class LanesChanged(msgspec.Struct, frozen=True):
     """The slots of some lane changed, or it was long ago that they did: announce the table."""
 
 
-Effect = NodeLost | SessionLost | Withdraw | Disown | LanesChanged
+Effect = NodeLost | SessionLost | Withdraw | TakeBack | Disown | LanesChanged
 
 
 class _Node:
@@ -87,6 +94,8 @@ class Membership:
         self._lost: OrderedDict[str, None] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._over: OrderedDict[str, None] = OrderedDict()  # sessions whose running tasks are to be stopped
+        self._given_back: OrderedDict[int, None] = OrderedDict()  # tokens
+        self._unheard: dict[str, float] = {}  # sessions that nodes hold work of and that have not been heard of: since when
         self._announced_at = 0.0
 
     # ---- nodes
@@ -96,19 +105,34 @@ class Membership:
         if beat.incarnation in self._lost:
             return [Disown(beat.incarnation)]
         known = self.nodes.get(beat.node)
-        effects: list[Effect] = []
+        effects = self._review(beat, now)
         if known is not None and known.beat.incarnation != beat.incarnation:
             effects.append(self._lose(known.beat, "it was replaced by a new incarnation"))
             known = None
         if known is None:
             self.nodes[beat.node] = _Node(beat, now)
             return effects + self._recount()
-        effects += [Withdraw(s) for s in dict.fromkeys(h.session for h in beat.holding) if s in self._over]
         before, known.beat = known.beat, beat
         known.seen_at, known.gone_at = now, None
         if (before.slots, before.capabilities, before.leaving) != (beat.slots, beat.capabilities, beat.leaving):
             effects += self._recount()
         return effects
+
+    def _review(self, beat: NodeBeat, now: float) -> list[Effect]:
+        """What a node should not hold any more. It may have missed that, or have slept for longer than a steward lives."""
+        effects: list[Effect] = []
+        for session in dict.fromkeys(holding.session for holding in beat.holding):
+            if session in self._over:
+                effects.append(Withdraw(session))
+            elif session not in self.sessions:
+                self._unheard.setdefault(session, now)
+        if tokens := tuple(holding.token for holding in beat.holding if holding.token in self._given_back):
+            effects.append(TakeBack(tokens))
+        return effects
+
+    def on_given_back(self, token: int) -> None:
+        """An attempt was reported as lost, and its message was removed."""
+        _remember(self._given_back, token)
 
     def on_disconnected(self, name: str, now: float) -> bool:
         """The engine says that the connection of this name has closed. False for a node's that nobody here knows (any more)."""
@@ -146,6 +170,7 @@ class Membership:
         if beat.session in self._ended:
             return []  # overtaken by its own last word
         self._over.pop(beat.session, None)  # it was taken for dead
+        self._unheard.pop(beat.session, None)
         known = self.sessions.get(beat.session)
         if known is None:
             self.sessions[beat.session] = _Session(beat, now)
@@ -196,10 +221,18 @@ class Membership:
                 del self.sessions[name]
                 kill = session.beat.on_client_loss != "finish"
                 effects.append(self._end(name, kill=kill, why="its connection closed" if gone else "silent"))
-        return effects
+        return effects + self._give_up_unheard(now)
+
+    def _give_up_unheard(self, now: float) -> list[Effect]:
+        """A session that lives says so twice a second."""
+        gone = [name for name, since in self._unheard.items() if now - since >= limits.SESSION_SILENCE_S]
+        for name in gone:
+            del self._unheard[name]
+        return [self._end(name, kill=kill_on_loss(name), why="only its work is there") for name in gone]
 
     def on_blind(self, now: float, slack: float = 0.0) -> None:
         """The steward itself was cut off: nobody's silence meanwhile means anything, nor a node's in the `slack` s that follow."""
+        self._unheard.clear()
         for node in self.nodes.values():
             node.seen_at, node.gone_at = now + slack, None
         for session in self.sessions.values():
@@ -242,7 +275,7 @@ class Membership:
         return [n for n, node in self.nodes.items() if not state.lane.lacks(node.beat.capabilities, (node.beat.python,))]
 
 
-def _remember(names: OrderedDict[str, None], name: str) -> None:
+def _remember(names: OrderedDict[T, None], name: T) -> None:
     """Add a name; the oldest are forgotten."""
     names[name] = None
     while len(names) > REMEMBERED_MAX:

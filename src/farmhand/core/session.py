@@ -149,7 +149,8 @@ class Session:
 
     def _take(self, group: Group, slots: int) -> list[Task]:
         """The next tasks of a group for one message. A careful task travels alone."""
-        wanted, size, tasks = group.batch_size(slots), 0, []
+        tasks: list[Task] = []
+        wanted, size = group.batch_size(slots), 0
         backlog = group.backlog
         while backlog and len(tasks) < wanted:
             task = backlog[0]
@@ -213,7 +214,9 @@ class Session:
     def on_started(self, token: Token, index: int, node: str) -> list[Effect]:
         """A node says that it runs this index of the batch now."""
         batch = self.batches.get(token)
-        if batch is None or not 0 <= index < batch.count:
+        if batch is None:
+            return [Stop([(token, index)])]  # an attempt that was given up, or was stored twice: it runs for nobody
+        if not 0 <= index < batch.count:
             return []
         task = batch.tasks[index]
         if task is None or task.state is not TaskState.SENT:

@@ -20,8 +20,10 @@ READ_AHEAD_CHUNKS: Final = 16  # chunks waiting in memory for a slow reader; the
 class Writer:
     """Cuts a stream of bytes into chunks and stores them. `write` is for the loop; `finish` waits until all are stored."""
 
-    def __init__(self, publisher: Publisher, owner: str, blob_id: str) -> None:
+    def __init__(self, publisher: Publisher, owner: str, blob_id: str, *, again: bool = False) -> None:
+        """`again`: an earlier writer may have stored some of the same chunks."""
         self._publisher = publisher
+        self._again = again
         self._owner = owner
         self._id = blob_id
         self._room = asyncio.Semaphore(limits.BLOB_CHUNKS_AHEAD)
@@ -58,7 +60,7 @@ class Writer:
 
         subject = subjects.blob(self._owner, self._id, self._count)
         self._count += 1
-        self._publisher.publish(subject, chunk, done, msg_id=subject)
+        self._publisher.publish(subject, chunk, done, msg_id=subject, first=self._again)
         await self._publisher.wait_room()
 
     async def finish(self) -> None:

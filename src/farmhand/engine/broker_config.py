@@ -27,6 +27,9 @@ SERVER_PINGS_OUT_MAX: Final = 3
 MEMORY_STORE_BYTES: Final = (
     256 * MB
 )  # nothing of ours is kept in memory streams; the default is three quarters of the machine
+# Only then the server frees the space of removed messages that lie between others; its own default is two minutes. Messages
+# removed since then come back after a kill, and would run again.
+SYNC_INTERVAL: Final = "5s"
 LOG_BYTES_MAX: Final = 16 * MB  # then a new log file; two old ones are kept
 LOG_FILES_MAX: Final = 3
 
@@ -160,7 +163,7 @@ def render(config: BrokerConfig, port: int, websocket_port: int | None, max_file
         f"  store_dir: {quoted(str(config.store_dir.absolute()))}",
         f"  max_file_store: {max_file_store}",
         f"  max_memory_store: {MEMORY_STORE_BYTES}",
-        *(["  sync_interval: always"] if config.sync_always else []),
+        f"  sync_interval: {'always' if config.sync_always else SYNC_INTERVAL}",
         "}",
         *_render_doors(config, websocket_port),
         f"include {quoted(include)}",

@@ -122,7 +122,7 @@ class Connection:
 
     async def _connect_first(self, retry_forever: bool) -> None:
         deadline = self._loop.time() + self.options.connect_timeout
-        wait = limits.RECONNECT_FIRST_S
+        wait, refusals = limits.RECONNECT_FIRST_S, 0
         while True:
             left = deadline - self._loop.time()
             try:
@@ -130,8 +130,13 @@ class Connection:
                     self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05)
                 )
                 return
-            except (errors.CredentialRefused, errors.EngineTooOld):
+            except errors.EngineTooOld:
                 if not retry_forever:
+                    raise
+            except errors.CredentialRefused:
+                # While the engine reads its users again, it may refuse a good credential for a moment.
+                refusals += 1
+                if not retry_forever and refusals > limits.REFUSALS_MAX:
                     raise
             except (OSError, TimeoutError, errors.EngineUnreachable) as error:
                 if not retry_forever and self._loop.time() + wait >= deadline:

@@ -69,6 +69,7 @@ class Publisher:
         self._idle.set()
         self._subscription = connection.subscribe(self._prefix + "*", self._on_ack)
         connection.on_connected.append(self._resend_all)
+        self._answered_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
     def publish(
@@ -83,6 +84,8 @@ class Publisher:
         headers = {"Nats-Msg-Id": msg_id} if msg_id else None
         if first:
             headers = {"Nats-Expected-Last-Subject-Sequence": "0"}
+        if not self._waiting:
+            self._answered_at = self._loop.time()
         self._waiting[reply] = _Waiting(subject, payload, headers, done, self._loop.time())
         self._idle.clear()
         if len(self._waiting) >= limits.STORE_IN_FLIGHT_MAX:
@@ -106,6 +109,12 @@ class Publisher:
         self.publish(subject, payload, done, msg_id=msg_id, first=first)
         return await stored
 
+    @property
+    def stuck(self) -> bool:
+        """The engine is there, and has stored nothing of ours for long: so it is when its disk is full. From any thread."""
+        connected = self._connection.connected
+        return connected and bool(self._waiting) and self._loop.time() - self._answered_at > limits.STORE_STUCK_S
+
     async def wait_room(self) -> None:
         """Return when another publish may be started."""
         await self._room.wait()
@@ -126,6 +135,7 @@ class Publisher:
     def _on_ack(self, msg: Msg) -> None:
         if msg.subject not in self._waiting:
             return
+        self._answered_at = self._loop.time()
         if msg.status == 503:  # no stream listens: the engine is starting, or the stream is being made
             return
         try:
@@ -167,5 +177,6 @@ class Publisher:
 
     def _resend_all(self) -> None:
         now = self._loop.time()
+        self._answered_at = now
         for reply, waiting in self._waiting.items():
             self._resend(reply, waiting, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import msgspec
@@ -9,11 +10,14 @@ import msgspec
 from farmhand import errors
 from farmhand.engine import subjects
 from farmhand.engine.connection import Connection
+from farmhand.engine.wire import Msg
 from farmhand.model import limits
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
-WORK_SHARE: Final = (
+# Of the engine's storage, for WORK and for BLOB each. RESULT keeps the rest, so that a full farm can drain, and what was
+# removed and is not freed yet has room.
+WORK_SHARE: Final = 0.3
     0.4  # of the engine's storage, and the same for BLOB; RESULT keeps the rest, so that a full farm can drain
 )
 
@@ -30,11 +34,24 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
                *, timeout: float = limits.REQUEST_S) -> dict[str, Any]:  # fmt: skip
     """One JetStream API request. Raises `ApiRefused` with the engine's words, `EngineLost`, `TimeoutError`."""
     payload = msgspec.json.encode(body) if body is not None else b""
-    msg = await connection.request(f"$JS.API.{verb}", payload, timeout=timeout)
+    msg = await _request(connection, f"$JS.API.{verb}", payload, timeout)
     answer: dict[str, Any] = msgspec.json.decode(msg.data)
     if problem := answer.get("error"):
         raise ApiRefused(f"{verb}: {problem.get('description')}", int(problem.get("err_code", 0)))
     return answer
+
+
+async def _request(connection: Connection, subject: str, payload: bytes, timeout: float) -> Msg:
+    """Ask the engine. While it reads its users again its own services are away for a moment: then ask once more."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        try:
+            return await connection.request(subject, payload, timeout=timeout)
+        except errors.NoResponder:
+            if loop.time() + limits.RECONNECT_FIRST_S > deadline:
+                raise
+            await asyncio.sleep(limits.RECONNECT_FIRST_S)
 
 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
@@ -65,6 +82,12 @@ async def ensure_streams(connection: Connection, storage_bytes: int = 0, replica
             if error.err_code != 10058:  # the name is in use with another configuration: bring it to ours
                 raise
             await call(connection, f"STREAM.UPDATE.{name}", definition)
+
+
+async def storage_of_server(system: Connection) -> int:
+    """Bytes that the server's streams may take in all, asked of it in its system account. Raises `EngineLost`, `TimeoutError`."""
+    answer = msgspec.json.decode((await system.request("$SYS.REQ.SERVER.PING.JSZ")).data)
+    return max(0, int(answer["data"]["config"]["max_storage"]))
 
 
 async def ensure_lane(connection: Connection, lane: str, description: str) -> None:

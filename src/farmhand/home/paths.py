@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -52,6 +53,29 @@ def shared_memory() -> Path:
 def machine_name() -> str:
     """This machine's name, as a token of a subject."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in platform.node())[:40] or "machine"
+
+
+def remove_stale(folder: Path, prefix: str) -> None:
+    """Remove what killed processes left behind: our own folders `<prefix><process id>-...` whose process is gone."""
+    if os.name != "posix":
+        return
+    for left in folder.glob(f"{prefix}[0-9]*-*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        try:
+            if pid.isdigit() and left.stat().st_uid == os.getuid() and not _exists(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            continue  # somebody else was faster
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class FarmFile(msgspec.Struct, kw_only=True):

@@ -9,6 +9,7 @@ MB: Final = 1024 * 1024
 # ---- connection: seconds and bytes
 CONNECT_S: Final = 4.5  # a first connect answers or fails by then, and with the start of Python in 5 s: people wait no longer
 REQUEST_S: Final = 5.0  # one request to the engine or the steward; both answer in milliseconds when they are well
+REFUSALS_MAX: Final = 2  # of a credential, then it is believed: an engine that reads its users again refuses for a moment
 RECONNECT_FIRST_S: Final = 0.05  # an engine restarts in 50 ms
 RECONNECT_MAX_S: Final = 2.0  # the longest pause between tries; a farm that comes back is used at once
 PING_INTERVAL_S: Final = 2.0  # with PINGS_OUT_MAX finds a half-open connection in 6 s without burdening the engine
@@ -21,6 +22,7 @@ PAYLOAD_BYTES_MAX: Final = 8 * MB  # the engine's max_payload
 STORE_RETRY_S: Final = 1.0  # an unanswered publish is sent again with the same id
 STORE_DEADLINE_S: Final = 90.0  # then the publish fails; shorter than the dedupe window, so a repeat is never stored twice
 DEDUPE_WINDOW_S: Final = 120.0
+STORE_STUCK_S: Final = 3.0  # a connected engine that answers no publish for so long has a full disk
 STORE_IN_FLIGHT_MAX: Final = 1024  # unanswered publishes of one connection
 
 # ---- batches and windows
@@ -48,7 +50,7 @@ RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
 BEAT_S: Final = 0.5  # a node's and a session's heartbeat
 NODE_SILENCE_S: Final = 3.0  # six missed heartbeats: frozen or unplugged
 NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to heal
-ANNOUNCE_S: Final = 5.0  # the table of lanes is announced at least so often: an announcement may be missed
+ANNOUNCE_S: Final = 5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
 SESSION_SILENCE_S: Final = 30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
 SESSION_GONE_S: Final = 2.0  # after a disconnect event
 STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running
@@ -78,5 +80,6 @@ BLOB_CHUNKS_AHEAD: Final = 16  # of one blob under way at once: bounds memory, h
 
 # ---- results
 PURGE_EVERY: Final = 4096  # reports read before the session lets the engine forget them
+PURGE_BYTES_EACH: Final = 1024  # so many bytes of a report count as one more: at most 4 MB that were read are kept
 MAP_AHEAD: Final = 4096  # calls of a lazy map under way: keeps 2 slots busy at 40k/s, bounds memory
 RESULT_KEEP_S: Final = 7 * 24 * 3600.0

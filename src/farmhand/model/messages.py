@@ -182,10 +182,11 @@ class LaneTable(msgspec.Struct):
 
 
 class Gone(msgspec.Struct):
-    """On `farm.gone`: sessions that have ended, and incarnations that were declared lost."""
+    """On `farm.gone`: sessions that have ended, incarnations that were declared lost, work that was given to others."""
 
     sessions: tuple[str, ...] = ()
     incarnations: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 class JoinRequest(msgspec.Struct):

@@ -1,7 +1,8 @@
 """What a task needs and what a node can do, and whether the one serves the other.
 
 A need is a name with an optional comparison: `latex`, `gpu=1`, `mem=8GiB`, `python=3.11`, `os=linux`, `python>=3.12`.
-Countable resources (`cpus`, `mem`, `gpu`, or any capability a node counts) are granted and taken back; all others must match.
+For an amount (`cpus`, `mem`, `gpu`) a node must have at least that much. `cpus` are granted and taken back: a task with
+`cpus=2` occupies two slots. A task's `mem` is also the limit at which it is stopped. All others must match.
 """
 
 from __future__ import annotations

@@ -24,12 +24,13 @@ from farmhand.engine.connection import Connection, Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, NodeBeat, Output, Report, Work
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
-from farmhand.node.data import Spool
+from farmhand.node.data import Spool, patiently
 from farmhand.node.lanes import Lanes
 from farmhand.node.slotproc import Exit, SlotProcess
 from farmhand.node.watch import Watch
@@ -133,22 +134,24 @@ class Agent:
     async def leave(self) -> None:
         """Take nothing new, finish for the grace, hand the rest back, say goodbye."""
         if self.holder.leaving:
-            self._ended.done() or self._ended.set_result(False)
+            if not self._ended.done():
+                self._ended.set_result(False)
             return
         log.info("leaving: no new work, up to %g s for what runs", self.config.grace)
         self.carry_out(self.holder.on_leave())
         self._beat()
-        deadline = self._loop.time() + self.config.grace
-        while not self.holder.quiet and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        await self._wait_quiet(self.config.grace)
         self.carry_out(self.holder.on_grace_over())
-        deadline = self._loop.time() + limits.REQUEST_S
-        while not self.holder.quiet and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        await self._wait_quiet(limits.REQUEST_S)
         if self.connection.connected:
             self.connection.publish(f"node.{self.config.node}.bye", self.incarnation.encode())
         if not self._ended.done():
             self._ended.set_result(False)
+
+    async def _wait_quiet(self, seconds: float) -> None:
+        deadline = self._loop.time() + seconds
+        while not self.holder.quiet and self._loop.time() < deadline:  # noqa: ASYNC110 - the holder is pure, it has no events
+            await asyncio.sleep(0.02)
 
     def _every(self, seconds: float, name: str, action: Any) -> None:
         def fire() -> None:
@@ -192,7 +195,7 @@ class Agent:
         try:
             await slot.start()
         except OSError as error:  # no memory, no descriptors: later there may be some
-            log.error("slot %d could not be started: %s", number, error)
+            log.warning("slot %d could not be started: %s", number, error)
             self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self._start_slot(number)))
 
     def _on_slot_frame(self, slot: SlotProcess, kind: int, payload: bytes) -> None:
@@ -220,6 +223,7 @@ class Agent:
         if held is not None:
             self.failures += 1
             self.watch.end(held)
+            self.spool.remove_unreported(held.work, held.done)
         self.carry_out(self.holder.on_slot_lost(slot.number, slot.running()[0], mark, self._loop.time()))
         wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
         self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
@@ -290,7 +294,7 @@ class Agent:
 
     # ---- work arrives
 
-    def on_work(self, lane: str, msg: Msg, *, wait: bool) -> None:
+    def on_work(self, lane: LaneId, msg: Msg, *, wait: bool) -> None:
         """The engine delivered a message of a lane."""
         parts = msg.reply.split(".")
         sequence, pending = int(parts[-4]), int(parts[-1])
@@ -298,15 +302,15 @@ class Agent:
             header, _ = messages.split(msg.data)
             work = messages.read_work(header)
         except errors.BadMessage as error:
-            log.error("a work message in lane %s cannot be read: %s", lane, error)
+            log.warning("a work message in lane %s cannot be read: %s", lane, error)
             self.connection.publish(msg.reply, b"+TERM")
             return
         self.bytes_in += len(msg.data)
-        known = self.holder.held.get((lane, sequence))  # type: ignore[call-overload]
+        known = self.holder.held.get((lane, sequence))
         if known is not None:  # delivered again: only the way to acknowledge it is new
             known.cargo.ack = msg.reply
         cargo = known.cargo if known is not None else Cargo(msg.data, msg.reply, {}, [])
-        self.carry_out(self.holder.on_message(lane, sequence, work, pending, self._loop.time(), cargo, wait=wait))  # type: ignore[arg-type]
+        self.carry_out(self.holder.on_message(lane, sequence, work, pending, self._loop.time(), cargo, wait=wait))
 
     def carry_out(self, effects: list[holding.Effect]) -> None:
         """Do what the holder decided."""
@@ -350,8 +354,8 @@ class Agent:
 
     async def _fetch_and_run(self, held: holding.Held, wanted: list[str]) -> None:
         try:
-            await self.cache.ensure(self.connection, wanted)
-            held.cargo.files = await self.spool.download(held.work, held.dropped)
+            await patiently(self.connection, lambda _number: self.cache.ensure(self.connection, wanted))
+            await self.spool.download(held.work, held.dropped, held.cargo.files)
         except (errors.FarmhandError, OSError, TimeoutError) as error:
             self._refuse(held, f"its code or data could not be fetched: {error}")
             return
@@ -394,6 +398,8 @@ class Agent:
         gone = messages.read_gone(msg.data)
         for session in gone.sessions:
             self.carry_out(self.holder.on_session_gone(session))
+        for token in gone.tokens:
+            self.carry_out(self.holder.on_taken_back(token))
         if self.incarnation in gone.incarnations and not self._ended.done():
             log.warning("this node was believed lost and its work given to others; starting afresh")
             self.carry_out(self.holder.on_disowned())
@@ -407,7 +413,7 @@ class Agent:
         effects = self.holder.on_tick(now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
-                self.watch.announce_running(held, self.slots[effect.slot])
+                self.watch.announce_running(held, self.slots[effect.slot], again=False)
         self.carry_out(effects)
 
     def _renew(self) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
-import os
 import secrets
 from pathlib import Path
 
 from farmhand import errors
 from farmhand.engine import blobs, subjects
 from farmhand.engine.connection import Connection
+from farmhand.security.private_files import make_private_folder
 
 HASH_CHARACTERS = 32
 
@@ -22,7 +23,7 @@ class CodeCache:
         self.folder = folder
         self.fetches = 0  # blobs that came from the engine
         self._blobs = folder / "blobs"
-        self._blobs.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._blobs)
         self._known: set[str] = set()
         self._fetching: dict[str, asyncio.Task[None]] = {}
 
@@ -45,8 +46,11 @@ class CodeCache:
             if task is None:
                 task = asyncio.get_running_loop().create_task(self._fetch(connection, code))
                 self._fetching[code] = task
-                task.add_done_callback(lambda _t, code=code: self._fetching.pop(code, None))
+                task.add_done_callback(functools.partial(self._forget, code))
             await asyncio.shield(task)
+
+    def _forget(self, code: str, _task: asyncio.Task[None]) -> None:
+        self._fetching.pop(code, None)
 
     async def _fetch(self, connection: Connection, code: str) -> None:
         if len(code) != HASH_CHARACTERS or not code.isalnum():
@@ -57,7 +61,7 @@ class CodeCache:
         self.fetches += 1
         draft = self._blobs / f".{code}.{secrets.token_hex(4)}"
         draft.write_bytes(data)
-        os.replace(draft, self._blobs / code)
+        draft.replace(self._blobs / code)
         self._known.add(code)
 
     async def _read(self, connection: Connection, code: str) -> bytes:

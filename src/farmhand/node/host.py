@@ -35,6 +35,7 @@ from farmhand.model import limits
 from farmhand.model.address import Address, parse_address
 from farmhand.model.version import VERSION
 from farmhand.node import monitor
+from farmhand.node.diskwatch import DiskWatch
 from farmhand.security.accounts import User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair, store_seed
 from farmhand.security.permissions import Role
@@ -43,9 +44,12 @@ log = logging.getLogger("farmhand.host")
 
 RESTART_FIRST_S: Final = 0.05
 RESTART_MAX_S: Final = 5.0
+ENGINE_RETRY_S: Final = 1.0  # after a start of the engine that failed
+HEAL_S: Final = 2.0  # an engine that must be restarted ends within it, or it is killed, which loses nothing
 QUICK_S: Final = 2.0  # for what has nothing to finish
 STEADY_S: Final = 10.0  # a child that lived so long starts its next back-off from the beginning
 SIGNAL_S: Final = 0.5  # the longest that a signal waits when another thread than the main one was given it
+SPOOL_PREFIX: Final = "farmhand-"  # then the supervisor's process id, so that a killed one's folder can be told
 OWNER: Final = "owner"  # the client credential of the user who runs the farm
 
 
@@ -153,7 +157,7 @@ class Host:
         self._stopping = False
         self._pin = ""  # of the farm's CA, when it has one
         self.local = is_loopback(config.listen)
-        self._spool = paths.shared_memory() / f"farmhand-{secrets.token_hex(6)}"
+        self._spool = paths.shared_memory() / f"{SPOOL_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
         self._broker: Broker
         self._users: UserStore
         self._content: paths.FarmFile
@@ -171,6 +175,7 @@ class Host:
             self._run_locked(on_ready)
 
     def _run_locked(self, on_ready: Callable[[paths.FarmFile], None]) -> None:
+        paths.remove_stale(self._spool.parent, SPOOL_PREFIX)
         self._spool.mkdir(mode=0o700)
         try:
             self._prepare_users()
@@ -183,7 +188,11 @@ class Host:
             self.folder.write(self._content)
             self.folder.remember_port(self._content.port)
             on_ready(self._content)
-            self._supervise()
+            watch = self._watch_disk()
+            try:
+                self._supervise()
+            finally:
+                watch.stop()
         finally:
             self._end_all()
             self.folder.file.unlink(missing_ok=True)
@@ -306,12 +315,23 @@ class Host:
                 return
             if kind == "start":
                 self._restart(name)
+            elif kind == "heal":
+                self._broker.stop(HEAL_S)
+                self._restart(name)
             elif kind == "ended" and not self._stopping:
                 log.warning("%s has ended", name)
                 self._restart_later(name)
 
-    def _restart_later(self, name: str) -> None:
-        wait = RESTART_FIRST_S if name == "engine" else self._children[name].pause()
+    def _watch_disk(self) -> DiskWatch:
+        broker, given = self._broker, self.config.max_file_store
+        watch = DiskWatch(broker.config.store_dir, broker.config.log_path,
+                          lambda: broker.max_file_store if given is None else 0,
+                          lambda _why: self.events.put(("heal", "engine")))  # fmt: skip
+        watch.start()
+        return watch
+
+    def _restart_later(self, name: str, engine_wait: float = RESTART_FIRST_S) -> None:
+        wait = engine_wait if name == "engine" else self._children[name].pause()
         timer = threading.Timer(wait, lambda: self.events.put(("start", name)))
         timer.daemon = True
         timer.start()
@@ -325,7 +345,7 @@ class Host:
                 self._broker.start()
             except errors.EngineError as error:
                 log.error("the engine could not be started again: %s", error)
-                self._restart_later(name)
+                self._restart_later(name, ENGINE_RETRY_S)
                 return
         self._content = self._describe()
         self.folder.write(self._content)

@@ -140,7 +140,7 @@ class Slot:
         try:
             batch.entries = unpack_values(batch.body)
             function = self._prepare(batch.work.session, batch.work.profile)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             self._refuse(batch, error)
             return
         try:
@@ -182,7 +182,7 @@ class Slot:
             else:
                 packed, size = self._pack(batch, index, value)
             del value
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             mark = Mark(index, Kind.RAISED, type(error).__name__)
             packed = _pack_error(error)
             size = len(packed)
@@ -208,7 +208,9 @@ class Slot:
         if estimate_size((value,), {}) >= limits.INLINE_BYTES_MAX:
             return self._pack_file(batch, index, value)
         packed = pack_result(value)
-        size = len(packed) if isinstance(packed, bytes) else 64
+        if not isinstance(packed, bytes):
+            return packed, 64
+        size = len(packed)
         if size >= limits.INLINE_BYTES_MAX:
             path = self._spool_path(batch, index)
             path.write_bytes(packed)
@@ -229,7 +231,7 @@ class Slot:
         return None, 64
 
     def _spool_path(self, batch: Batch, index: int) -> Path:
-        return Path(batch.run.spool) / f"r-{batch.work.session}-{batch.work.token:x}-{index}"
+        return Path(batch.run.spool) / slotwire.result_name(batch.work, index)
 
     def _flush(self, batch: Batch) -> None:
         """Send what has ended since the last time."""
@@ -284,7 +286,7 @@ class Slot:
             try:
                 code, entry = self._blob(profile.initializer), self._blob(profile.initargs)
                 self._loader.run_initializer(profile.initializer, code, profile.bundles, entry)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
                 problem = f"{type(error).__name__}: {error}"
             self._initialized = (key, problem)
         if problem := self._initialized[1]:

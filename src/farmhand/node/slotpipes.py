@@ -76,7 +76,7 @@ class _PosixPipes:
     async def start(self, command: list[str], environment: dict[str, str]) -> None:
         source, sink = os.pipe()
         try:
-            self._process = process = subprocess.Popen(
+            self._process = process = subprocess.Popen(  # noqa: ASYNC220 - a spawn without fork takes a millisecond
                 [*command, "--sink", str(sink)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 env=environment, start_new_session=True, pass_fds=(sink,), bufsize=0,
             )  # fmt: skip

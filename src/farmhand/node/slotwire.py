@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from farmhand.model.messages import Work
 from farmhand.model.outcome import Mark
 
 HEAD: Final = struct.Struct("<IB")
@@ -37,6 +38,11 @@ class Run(msgspec.Struct, array_like=True):
     files: tuple[tuple[int, str], ...] = ()  # large arguments by index; the agent removes them afterwards
     spool: str = ""  # where a large result is to be written
     attempt: int = 1
+
+
+def result_name(work: Work, index: int) -> str:
+    """The name of the file with a large result."""
+    return f"r-{work.session}-{work.token:x}-{index}"
 
 
 class SlotResult(msgspec.Struct, array_like=True):

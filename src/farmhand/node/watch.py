@@ -45,14 +45,17 @@ class Watch:
 
     # ---- telling the session
 
-    def announce_running(self, held: holding.Held, slot: SlotProcess, pause: float = limits.STARTED_NOTICE_S) -> None:
-        """Say which task runs, as soon as one does."""
+    def announce_running(self, held: holding.Held, slot: SlotProcess, pause: float = limits.STARTED_NOTICE_S, *,
+                         again: bool = True) -> None:  # fmt: skip
+        """Say which task runs, as soon as one does, and now and then `again`: the session may have missed it."""
         if not self._runs(held, slot):
             return
         index, _ = slot.running()
         if index >= 0:
             self._announce(held, index)
-        else:  # it still loads the function or its arguments
+            if again:
+                held.cargo.timers.append(self._loop.call_later(limits.ANNOUNCE_S, self.announce_running, held, slot))
+        elif again:  # it still loads the function or its arguments
             pause = min(2 * pause, limits.OVERDUE_S)
             held.cargo.timers.append(self._loop.call_later(pause, self.announce_running, held, slot, pause))
 

@@ -97,4 +97,6 @@ async def stored_sessions(connection: Connection) -> set[str]:
     return found - {subjects.CODE}
 
 
-SETTLE_S: Final = 1.5 * limits.RECONNECT_MAX_S + 0.5  # by then everybody who lives has connected again: the longest pause and jitter
+SETTLE_S: Final = (
+    1.5 * limits.RECONNECT_MAX_S + 0.5
+)  # by then everybody who lives has connected again: the longest pause and jitter

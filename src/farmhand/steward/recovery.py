@@ -105,5 +105,6 @@ class Recovery:
         report = Report(messages.PROTOCOL, work.token, 0, work.count, subjects.STEWARD, -1, marks)
         subject = subjects.result(work.session, subjects.STEWARD)
         await self._publisher.store(subject, messages.pack(report), msg_id=f"{work.token}.lost")
+        self._membership.on_given_back(work.token)
         await streams.delete_message(self._connection, subjects.WORK, sequence)
         log.info("gave back %d task(s) of session %s", work.count, work.session)

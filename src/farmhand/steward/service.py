@@ -58,11 +58,11 @@ class Steward:
         self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
         self._recovery = Recovery(self.connection, self.publisher, self.membership)
-        await self._prepare()
         if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
             self._system.on_connected.append(self._on_sight)
+        await self._prepare()
         self._subscribe()
         self._announce()
         self._on_sight()
@@ -88,14 +88,20 @@ class Steward:
 
     async def _prepare(self) -> None:
         """The streams, and the lanes that exist from before."""
-        server = await streams.call(self.connection, "INFO")
-        limit = int((server.get("limits") or {}).get("max_storage", -1))
-        await streams.ensure_streams(self.connection, max(0, limit))
+        await streams.ensure_streams(self.connection, await self._storage())
         for name in await streams.lane_names(self.connection):
             info = await streams.lane_info(self.connection, name)
             metadata = ((info or {}).get("config") or {}).get("metadata") or {}
             if text := metadata.get("lane"):
                 self.membership.on_lane(msgspec.json.decode(text.encode(), type=Lane))
+
+    async def _storage(self) -> int:
+        """Bytes that the engine may store, 0 when it does not say."""
+        if self._system is not None:
+            await self._system.wait_connected()
+            return await streams.storage_of_server(self._system)
+        account = await streams.call(self.connection, "INFO")
+        return max(0, int((account.get("limits") or {}).get("max_storage", 0)))
 
     def _subscribe(self) -> None:
         connection = self.connection
@@ -181,6 +187,8 @@ class Steward:
                     self._spawn(self._end_session(effect))
                 case membership.Withdraw():
                     self._tell_gone(Gone(sessions=(effect.session,)))
+                case membership.TakeBack():
+                    self._tell_gone(Gone(tokens=effect.tokens))
                 case membership.Disown():
                     self._tell_gone(Gone(incarnations=(effect.incarnation,)))
                 case membership.LanesChanged():
@@ -249,9 +257,9 @@ class Steward:
         lane = request.lane
         if lane.id not in self.membership.lanes:
             await streams.ensure_lane(self.connection, lane.id, msgspec.json.encode(lane).decode())
-        state = self.membership.on_lane(lane)
+        self.membership.on_lane(lane)
         self._announce()
-        return {"state": self.membership.lanes[state.id], "pythons": self.membership.pythons()}
+        return {"state": self.membership.lanes[lane.id], "pythons": self.membership.pythons()}
 
     async def _lanes(self, _msg: Msg) -> Any:
         return self.membership.table()

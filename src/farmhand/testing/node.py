@@ -212,12 +212,14 @@ class SimNode(Storing):
         if held.work.profile.timeout:
             self.after(held.work.profile.timeout, self._check_timeout, held, slot)
 
-    def _announce_running(self, held: holding.Held, slot: SimSlot) -> None:
+    def _announce_running(self, held: holding.Held, slot: SimSlot, again: bool = True) -> None:
         if held.state is not holding.HeldState.RUNNING or self.holder.by_slot.get(slot.number) is not held:
             return
         if slot.running >= 0:
             self._announce(held, slot.running)
-        else:
+            if again:
+                self.after(limits.ANNOUNCE_S, self._announce_running, held, slot)
+        elif again:
             self.after(limits.OVERDUE_S, self._announce_running, held, slot)
 
     def _announce(self, held: holding.Held, index: int) -> None:
@@ -254,6 +256,8 @@ class SimNode(Storing):
         """The steward's word on who is gone."""
         for session in gone.sessions:
             self.carry_out(self.holder.on_session_gone(session))
+        for token in gone.tokens:
+            self.carry_out(self.holder.on_taken_back(token))
         if self.incarnation in gone.incarnations:
             self.world.log("%s was disowned", self.incarnation)
             self.carry_out(self.holder.on_disowned())
@@ -282,7 +286,7 @@ class SimNode(Storing):
         effects = self.holder.on_tick(self.world.schedule.now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
-                self._announce_running(held, self.slots[effect.slot])
+                self._announce_running(held, self.slots[effect.slot], again=False)
         self.carry_out(effects)
 
     def _renew(self) -> None:

@@ -46,7 +46,7 @@ class SimSlot:
         self.began = 0.0
         self.life = 0
         self._batch: _Batch | None = None
-        self._pipe_at = 0.0
+        self._pipe_at = self._order_at = 0.0
         self._muted = 0  # the process whose frames are lost
         self._ended_at = -1.0
         self._ended_count = 0
@@ -115,8 +115,10 @@ class SimSlot:
         if not self.up:
             return  # it has died, and the agent is about to read that
         self.busy = True
-        load = 0.001 if self._random() < 0.9 else 0.3 * self._random()
-        self._later(load, self._begin, body, held.dropped)
+        self._order(_PIPE_S, self._load, body, set(held.dropped))
+
+    def _load(self, body: list[Call | None], dropped: set[int]) -> None:
+        self._later(0.001 if self._random() < 0.9 else 0.3 * self._random(), self._begin, body, dropped)
 
     def _begin(self, body: list[Call | None], dropped: set[int]) -> None:
         self._batch = _Batch(body, dropped)
@@ -176,7 +178,7 @@ class SimSlot:
     def retract(self) -> None:
         """Give back what is not started."""
         busy = self._random() < 0.2  # with code that lets no other thread of the process run
-        self._later((0.2 if busy else _PIPE_S) * self._random(), self._retract)
+        self._order(0.2 if busy else _PIPE_S, self._retract)
 
     def _retract(self) -> None:
         batch = self._batch
@@ -192,7 +194,13 @@ class SimSlot:
 
     def drop(self, index: int) -> None:
         """Do not start that index."""
-        self._later(_PIPE_S * self._random(), self._drop, index)
+        self._order(_PIPE_S, self._drop, index)
+
+    def _order(self, delay: float, action: Callable[..., None], *args: Any) -> None:
+        """A frame from the agent; they keep their order."""
+        now = self.node.world.schedule.now
+        self._order_at = max(self._order_at, now + delay * self._random())
+        self._later(self._order_at - now, action, *args)
 
     def _drop(self, index: int) -> None:
         if self._batch is not None:

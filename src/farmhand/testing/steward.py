@@ -119,6 +119,8 @@ class SimSteward(Storing):
                     self.spawn(self._end_session(effect))
                 case membership.Withdraw():
                     self._tell_gone(Gone(sessions=(effect.session,)))
+                case membership.TakeBack():
+                    self._tell_gone(Gone(tokens=effect.tokens))
                 case membership.Disown():
                     self._tell_gone(Gone(incarnations=(effect.incarnation,)))
                 case membership.LanesChanged():
@@ -221,6 +223,7 @@ class SimSteward(Storing):
         if message is None:
             return True
         yield from self.store_loss(message)
+        self.membership.on_given_back(message.work.token)
         return (yield Request(self.world.engine.delete, (sequence,))) is not TIMEOUT
 
     def store_loss(self, message: StoredWork) -> Any:

@@ -272,3 +272,8 @@ def run_seed(seed: int, trace: list[str] | None = None) -> Verdict:
     calls = [call for client in world.clients for call in client.calls]
     runs = sum(call.runs for call in calls)
     return Verdict(seed, problem, world.schedule.events, world.schedule.now, len(calls), runs)
+
+
+def run_chunk(first: int, count: int) -> list[Verdict]:
+    """Run the worlds of so many seeds."""
+    return [run_seed(seed) for seed in range(first, first + count)]

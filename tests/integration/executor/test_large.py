@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,14 +108,21 @@ def test_nothing_large_stays_behind(any_farm: Farm, meeting: Meeting) -> None:
     embedded = any_farm._embedded
     assert embedded is not None
     spool = Path(embedded.wait_ready().spool)
-    while any(path.stat().st_size >= MB for path in _files(spool)):
-        any_farm.status()  # the clean-up follows the outcomes by a moment
+    deadline = time.monotonic() + PATIENCE_S  # the clean-up follows the outcomes by a moment
+    while left := _large_files(spool):
+        assert any_farm.status()
+        assert time.monotonic() < deadline, left
     while any_farm.status()["engine"]["storage"]["blob"]["bytes"] >= 2 * MB:
-        pass
+        assert time.monotonic() < deadline
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def _large_files(folder: Path) -> list[Path]:
+    found = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_size >= MB:
+                found.append(path)
+    return found
 
 
 def test_leaving_the_farm_waits_for_large_results_on_their_way() -> None:
