@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.namespace, pytest.mark.skipif(not mountable(), reason=
 def small_disk(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, mode=0o700)
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "tmpfs", str(folder)], check=False, capture_output=True
     )
     if done.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr!r}")
@@ -47,11 +47,14 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def farm_on_a_small_disk(home: Path, max_file_store: int | None) -> Iterator[tuple[FarmProcess, Farm, Path]]:
     """A farm whose engine stores on a small disk, and a client that is not taken for one of its own machine."""
     (home / "farm" / "engine").mkdir(parents=True, mode=0o700)
-    with small_disk(home / "farm" / "engine" / "store") as disk:
-        with FarmProcess(home, max_file_store=max_file_store) as running, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FARMHAND_HOME", str(home / "of the client"))
-            with Farm(running.file.join_line, output=False) as farm:
-                yield running, farm, disk
+    with (
+        small_disk(home / "farm" / "engine" / "store") as disk,
+        FarmProcess(home, max_file_store=max_file_store) as running,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("FARMHAND_HOME", str(home / "of the client"))
+        with Farm(running.file.join_line, output=False) as farm:
+            yield running, farm, disk
 
 
 def submit_until_refused(farm: Farm, size: int) -> list[Future[int]]:
@@ -73,7 +76,8 @@ def fill(path: Path) -> None:
             while True:
                 file.write(bytes(MB))
     except OSError as error:
-        assert error.errno == errno.ENOSPC
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 def goes_on(farm: Farm) -> bool:

@@ -205,10 +205,6 @@ def delete_before_store(original: Any) -> Any:
     return give_back
 
 
-def nothing_is_reviewed(original: Any) -> Any:
-    return lambda self, beat, now: []
-
-
 def announced_once(original: Any) -> Any:
     def on_tick(self: Membership, now: float) -> Any:
         self._announced_at = now
@@ -234,7 +230,6 @@ MUTATIONS: Final = (
     Mutation("that a reserved slot comes back reserved", Holder, "on_slot_ready", reserved_slot_is_let_go),
     Mutation("the giving back after a node's loss", steward_module.membership, "orphans", nothing_is_given_back),
     Mutation("that a lost incarnation is refused", Membership, "on_node_beat", lost_may_return),
-    Mutation("that a node is told what it holds in vain", Membership, "_review", nothing_is_reviewed),
     Mutation("that a loss is stored before the work is removed", SimSteward, "give_back", delete_before_store),
     Mutation("that the table of lanes is announced again", Membership, "on_tick", announced_once),
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.sim.mutations import MUTATIONS, Mutation
 
 from farmhand.testing.world import run_seed
-from tests.sim.mutations import MUTATIONS, Mutation
 
 SEEDS_MAX = 500
 

@@ -1,8 +1,8 @@
 """Thousands of simulated worlds, one for each seed, run by the product's own core. See `farmhand.testing.world`.
 
-    FARMHAND_SIM_SEEDS=20000 pytest tests/sim/test_seeds.py       more seeds
-    FARMHAND_SIM_FROM=1000000 ...                                 other seeds
-    python -m farmhand.testing 4711                               one seed, with everything that happened in it
+FARMHAND_SIM_SEEDS=20000 pytest tests/sim/test_seeds.py       more seeds
+FARMHAND_SIM_FROM=1000000 ...                                 other seeds
+python -m farmhand.testing 4711                               one seed, with everything that happened in it
 """
 
 from __future__ import annotations

@@ -89,10 +89,14 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):
+    """The node is finished with this message."""
+
     held: Held
 
 
 class Nak(msgspec.Struct, frozen=True, gc=False):
+    """Give this message to another node."""
+
     held: Held
 
 
@@ -348,7 +352,15 @@ class Holder:
         kind = held.killing.get(index)
         if kind is None and (index != blamed or held.killing or self.leaving):
             return Mark(index, Kind.RETURNED)
-        return Mark(index, mark.kind if kind is None else kind, mark.text, mark.exit_code, mark.signal, mark.tail, mark.peak_memory)
+        return Mark(
+            index,
+            mark.kind if kind is None else kind,
+            mark.text,
+            mark.exit_code,
+            mark.signal,
+            mark.tail,
+            mark.peak_memory,
+        )
 
     # ---- stopping
 
@@ -448,9 +460,8 @@ class Holder:
                 held.retracting = True
                 held.retract_at = now + limits.LONG_RUN_S  # a slot that still loads the batch does not answer
                 effects.append(Retract(slot))
-        for held in self.queue[self.share :]:
-            if now - held.arrived_at >= limits.SURPLUS_S:
-                effects.append(self._hand_back(held))
+        surplus = [held for held in self.queue[self.share :] if now - held.arrived_at >= limits.SURPLUS_S]
+        effects += [self._hand_back(held) for held in surplus]
         return effects + self.plan()
 
     @property

@@ -95,7 +95,7 @@ class Membership:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._over: OrderedDict[str, None] = OrderedDict()  # sessions whose running tasks are to be stopped
         self._given_back: OrderedDict[int, None] = OrderedDict()  # tokens
-        self._unheard: dict[str, float] = {}  # sessions that nodes hold work of and that have not been heard of: since when
+        self._unheard: dict[str, float] = {}  # sessions known only by the work that nodes hold: since when
         self._announced_at = 0.0
 
     # ---- nodes
@@ -272,7 +272,9 @@ class Membership:
         state = self.lanes.get(lane)
         if state is None:
             return []
-        return [n for n, node in self.nodes.items() if not state.lane.lacks(node.beat.capabilities, (node.beat.python,))]
+        return [
+            n for n, node in self.nodes.items() if not state.lane.lacks(node.beat.capabilities, (node.beat.python,))
+        ]
 
 
 def _remember(names: OrderedDict[T, None], name: T) -> None:

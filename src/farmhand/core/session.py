@@ -85,7 +85,9 @@ class Session:
         self._refused = False  # the engine did not take the last publish: one at a time until it takes one again
         self._probe_at = 0.0
         self._checked_at = 0.0
-        self._stops: dict[tuple[int, int], float] = {}  # orders that no report has answered, and how often to repeat them
+        self._stops: dict[
+            tuple[int, int], float
+        ] = {}  # orders that no report has answered, and how often to repeat them
         self._stop_at = 0.0
 
     # ---- submitting
@@ -272,7 +274,9 @@ class Session:
         """One task did not succeed: run it again, or end it."""
         kind = mark.kind
         if task.killing and kind in (Kind.KILLED, Kind.RETURNED, Kind.LOST, Kind.CRASHED):
-            return self._end(batch, task, Mark(mark.index, Kind.KILLED, mark.text, tail=mark.tail), -1, report.node, report.slot)
+            return self._end(
+                batch, task, Mark(mark.index, Kind.KILLED, mark.text, tail=mark.tail), -1, report.node, report.slot
+            )
         if kind in (Kind.RETURNED, Kind.KILLED):  # KILLED unasked: a node believed that this session had ended
             return self._again(batch, task)
         if kind is Kind.LOST:
@@ -301,7 +305,9 @@ class Session:
         # A node that lives after all, unknown to the steward, must not go on with it for nobody.
         return [self._stop(task, limits.STOP_TRIES), *self._again(batch, task)]
 
-    def _end(self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1) -> list[Effect]:
+    def _end(
+        self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1
+    ) -> list[Effect]:
         self._finish(batch, task)
         if mark.kind is Kind.KILLED:
             self.counts.cancelled += 1

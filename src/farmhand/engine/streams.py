@@ -18,8 +18,6 @@ _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message
 # Of the engine's storage, for WORK and for BLOB each. RESULT keeps the rest, so that a full farm can drain, and what was
 # removed and is not freed yet has room.
 WORK_SHARE: Final = 0.3
-    0.4  # of the engine's storage, and the same for BLOB; RESULT keeps the rest, so that a full farm can drain
-)
 
 
 class ApiRefused(errors.EngineError):

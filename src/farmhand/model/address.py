@@ -59,7 +59,10 @@ def parse_address(text: str) -> Address:
     text = text.strip()
     if not text:
         raise errors.BadAddress("the address is empty; write for example tls://server:4222")
-    parts = urlsplit(text if "://" in text else f"nats://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"nats://{text}")
+    except ValueError as error:
+        raise errors.BadAddress(f"{text!r}: {error}") from None
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if parts.scheme not in SCHEMES:
         raise errors.BadAddress(f"{shown!r}: unknown scheme {parts.scheme!r}; one of {', '.join(SCHEMES)}")

@@ -240,7 +240,7 @@ class Codec(Generic[T]):
         """Decode. Raises `BadMessage`."""
         try:
             return self._decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:  # ValueError: no UTF-8
             raise errors.BadMessage(f"not a {self._kind.__name__}: {error}") from error
 
 

@@ -17,6 +17,8 @@ from farmhand import errors
 from farmhand.model.ids import LaneId
 
 _FORM: Final = re.compile(r"^\s*([a-z][a-z0-9_.-]*)\s*(?:(>=|<=|==|=|>|<)\s*(.+?))?\s*$", re.IGNORECASE)
+_AMOUNT_MAX: Final = 1e18
+_DIGITS_MAX: Final = 18  # of one part of a version
 _SIZE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmgt]i?b?|b)?$", re.IGNORECASE)
 _UNITS: Final = {"": 1, "b": 1, "k": 1000, "ki": 1024, "m": 1000**2, "mi": 1024**2, "g": 1000**3, "gi": 1024**3,
                  "t": 1000**4, "ti": 1024**4}  # fmt: skip
@@ -45,17 +47,18 @@ def parse_need(text: str) -> Need:
 
 
 def quantity(text: str) -> float | None:
-    """The number in `2`, `0.5`, `8GiB`; None when it is none. Sizes are in bytes."""
+    """The number in `2`, `0.5`, `8GiB`; None when it is none, or beyond every machine. Sizes are in bytes."""
     match = _SIZE.match(text.strip())
     if match is None:
         return None
     unit = (match.group(2) or "").lower().removesuffix("b") if (match.group(2) or "").lower() != "b" else "b"
-    return float(match.group(1)) * _UNITS[unit]
+    amount = float(match.group(1)) * _UNITS[unit]
+    return amount if amount <= _AMOUNT_MAX else None
 
 
 def _version(text: str) -> tuple[int, ...] | None:
     parts = text.split(".")
-    return tuple(int(p) for p in parts) if all(p.isdigit() for p in parts) else None
+    return tuple(int(p) for p in parts) if all(p.isdecimal() and len(p) <= _DIGITS_MAX for p in parts) else None
 
 
 def _compare(have: str, op: str, want: str) -> bool:

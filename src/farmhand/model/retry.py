@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -26,7 +27,7 @@ class Retry(msgspec.Struct, frozen=True):
     on: tuple[str, ...] = ("error", "timeout", "memory")
 
     def __post_init__(self) -> None:
-        if self.max < 0 or self.delay < 0 or self.factor < 1:
+        if self.max < 0 or not 0 <= self.delay < math.inf or not 1 <= self.factor < math.inf:
             raise errors.BadOption(f"retries={self!r}: max and delay cannot be negative, factor cannot be below 1")
         if unknown := set(self.on) - set(CAUSES):
             raise errors.BadOption(f"unknown cause of a retry {', '.join(sorted(unknown))}; one of {', '.join(CAUSES)}")
@@ -37,4 +38,8 @@ class Retry(msgspec.Struct, frozen=True):
 
     def pause(self, failures: int, spread: float) -> float:
         """Seconds to wait after failure number `failures` (from 0). `spread` in 0..1 keeps many from returning at once."""
-        return min(self.delay * self.factor**failures, self.delay_max) * (0.75 + 0.5 * spread)
+        try:
+            pause = min(self.delay * self.factor**failures, self.delay_max)
+        except OverflowError:
+            pause = self.delay_max if self.delay else 0.0
+        return pause * (0.75 + 0.5 * spread)

@@ -90,7 +90,7 @@ class Spool:
                 await self._send(blobs.Writer(self._publisher, work.session, blob_id, again=number > 0), path)
 
             await patiently(self._connection, send, sending=True)
-            path.unlink()
+            await asyncio.to_thread(path.unlink)
             refs.append(BlobRef(index, blob_id, size))
         return tuple(refs)
 

@@ -244,7 +244,9 @@ class Engine:
 
     # ---- RESULT
 
-    def publish_result(self, actor: Storing, number: int, msg_id: str, session: str, report: Report, body: list[Any]) -> None:
+    def publish_result(
+        self, actor: Storing, number: int, msg_id: str, session: str, report: Report, body: list[Any]
+    ) -> None:
         """A node, or the steward, stores a report."""
         sequence = self._result_ids.get(msg_id, 0)
         if not sequence:

@@ -32,14 +32,14 @@ class Faults:
     # ---- faults
 
     def kill_slot(self) -> None:
-        """kill -9 of a slot, a busy one if there is one."""
+        """Kill -9 of a slot, a busy one if there is one."""
         slots = [slot for node in self._world.nodes if node.alive for slot in node.slots if slot.up]
         busy = [slot for slot in slots if slot.busy]
         if slots:
             self._rng.choice(busy or slots).die()
 
     def kill_reserved(self) -> None:
-        """kill -9 of a slot that stands still for a wide task."""
+        """Kill -9 of a slot that stands still for a wide task."""
         for node in self._world.nodes:
             for held in node.holder.by_slot.values():
                 if node.alive and len(held.slots) > 1:
@@ -47,13 +47,13 @@ class Faults:
                     return
 
     def kill_node(self) -> None:
-        """kill -9 of an agent; its supervisor starts it again."""
+        """Kill -9 of an agent; its supervisor starts it again."""
         alive = [node for node in self._world.nodes if node.alive]
         if alive:
             self._world.restart_later(self._rng.choice(alive))
 
     def kill_steward(self) -> None:
-        """kill -9 of the steward."""
+        """Kill -9 of the steward."""
         self._world.disturb()
         self._world.steward.kill()
         self._world.schedule.after(0.05 + 5 * self._rng.random() ** 3, self._start_steward)
@@ -63,14 +63,14 @@ class Faults:
             self._world.steward.start()
 
     def restart_engine(self) -> None:
-        """kill -9 of the engine."""
+        """Kill -9 of the engine."""
         if self._world.engine.up:
             self._world.disturb()
             self._world.engine.stop()
             self._world.schedule.after(0.05 + 8 * self._rng.random() ** 4, self._world.engine_back)
 
     def kill_client(self) -> None:
-        """kill -9 of a client; its connection closes. Some clients have to live, or there is nothing to see."""
+        """Kill -9 of a client; its connection closes. Some clients have to live, or there is nothing to see."""
         clients = [client for client in self._world.clients if client.alive]
         if len(clients) > 1:
             client = self._rng.choice(clients)

@@ -153,12 +153,16 @@ class Invariants:
             if not batch.left == there > 0:
                 require(False, "a batch counts wrongly, or is finished and kept", client.name, token)
         for lane, window in session.windows.items():
-            require(window.in_flight == in_flight.get(lane, 0), "a window counts wrongly", client.name, window.in_flight)
+            require(
+                window.in_flight == in_flight.get(lane, 0), "a window counts wrongly", client.name, window.in_flight
+            )
         for group in client.groups:
             places += self._check_backlog(group)
-        for _, _, task in session._backoff:  # noqa: SLF001
+        for _, _, task in session._backoff:
             places += task.state is TaskState.BACKOFF
-        require(places == client.open == session.open, "a task is in no place or in two", client.name, places, client.open)
+        require(
+            places == client.open == session.open, "a task is in no place or in two", client.name, places, client.open
+        )
 
     def _check_backlog(self, group: Group) -> int:
         waiting = 0
@@ -197,7 +201,9 @@ class Invariants:
                     fits = held.unstored > 0
                 case _:
                     fits = False
-            require(fits and not held.cargo.left, "a message is kept and is nowhere", node.name, held.sequence, held.state)
+            require(
+                fits and not held.cargo.left, "a message is kept and is nowhere", node.name, held.sequence, held.state
+            )
         require(len(holder.queue) <= len(holder.held), "a message is queued and not held", node.name)
         for held in holder.by_slot.values():
             require(len(held.slots) == held.cpus, "a wide task has lost a slot", node.name, held.slots, held.cpus)
@@ -230,6 +236,8 @@ class Invariants:
                 session = client.core
                 self.check_tasks(client)
                 require(not session.batches, "P6: a batch is kept", client.name)
-                require(not any(w.in_flight for w in session.windows.values()), "P6: a window is not empty", client.name)
+                require(
+                    not any(w.in_flight for w in session.windows.values()), "P6: a window is not empty", client.name
+                )
                 require(not any(group.waiting for group in client.groups), "P6: a backlog is not empty", client.name)
                 require(not session.unfinished() and not client.open, "P6: a task is kept", client.name)

@@ -74,7 +74,9 @@ class Network:
                 actor.received_at = when = max(actor.received_at, when)
             self._world.schedule.at(when, self._arrive_down, actor, (actor.life, actor.connection), action, args)
 
-    def _arrive_down(self, actor: Actor, meant: tuple[int, int], action: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def _arrive_down(
+        self, actor: Actor, meant: tuple[int, int], action: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
         if meant == (actor.life, actor.connection):
             actor.fire(actor.life, action, args)
 

@@ -160,7 +160,9 @@ class SimNode(Storing):
         known = self.holder.held.get((message.lane, message.sequence))
         cargo = known.cargo if known is not None else Cargo(message)
         now = self.world.schedule.now
-        self.carry_out(self.holder.on_message(message.lane, message.sequence, message.work, pending, now, cargo, wait=wait))
+        self.carry_out(
+            self.holder.on_message(message.lane, message.sequence, message.work, pending, now, cargo, wait=wait)
+        )
         if not self._ticking:
             self._ticking = True
             self.after(_TICK_S, self._tick_while_busy)
@@ -186,7 +188,9 @@ class SimNode(Storing):
                     network.up(self, engine.nak, (effect.held.sequence,))
                 case holding.Finish():
                     held = effect.held
-                    report = Report(messages.PROTOCOL, held.work.token, effect.first, effect.count, self.name, -1, effect.marks)
+                    report = Report(
+                        messages.PROTOCOL, held.work.token, effect.first, effect.count, self.name, -1, effect.marks
+                    )
                     self._store(held, report, [])
                 case holding.Retract():
                     self.slots[effect.slot].retract()
@@ -241,7 +245,9 @@ class SimNode(Storing):
 
     def on_lanes(self, table: LaneTable) -> None:
         """The steward's table of lanes."""
-        self.carry_out(self.holder.on_lanes([s.lane for s in table.lanes if not s.lane.lacks(self.capabilities, ("3.11",))]))
+        self.carry_out(
+            self.holder.on_lanes([s.lane for s in table.lanes if not s.lane.lacks(self.capabilities, ("3.11",))])
+        )
 
     def on_control(self, session: str, control: Control) -> None:
         """A session's wish."""

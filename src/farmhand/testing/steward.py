@@ -70,7 +70,8 @@ class SimSteward(Storing):
         if census is TIMEOUT:
             self._on_sight()
         else:
-            self._apply(self.membership.on_census(*census, blind_at))
+            stored, connected = census
+            self._apply(self.membership.on_census(stored, connected, blind_at))
 
     def check(self) -> None:
         """See `invariants`."""
@@ -185,11 +186,11 @@ class SimSteward(Storing):
             self._wanted = False
             lanes = list(self.membership.lanes)
             for _ in range(_SWEEPS_MAX):
-                again = []
+                done = set()
                 for lane in lanes:
-                    if not (yield from self._sweep_lane(lane)):
-                        again.append(lane)
-                lanes = again
+                    if (yield from self._sweep_lane(lane)):
+                        done.add(lane)
+                lanes = [lane for lane in lanes if lane not in done]
                 if not lanes:
                     break
                 yield Sleep(_ASK_S / 2)
@@ -232,7 +233,7 @@ class SimSteward(Storing):
         marks = tuple(Mark(index, Kind.LOST, "its node is gone") for index in range(work.count))
         report = Report(messages.PROTOCOL, work.token, 0, work.count, NAME, -1, marks)
         stored: list[bool] = []
-        args = (f"{work.token}.lost", work.session, report, [])
+        args: tuple[Any, ...] = (f"{work.token}.lost", work.session, report, [])
         self.publisher.publish(self.world.engine.publish_result, args, lambda _sequence, _problem: stored.append(True))
         while not stored:
             yield Sleep(0.01)

@@ -64,7 +64,7 @@ class World:
 
     def __init__(self, seed: int, trace: list[str] | None = None) -> None:
         self.seed = seed
-        self.rng = rng = Random(seed)
+        self.rng = rng = Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self.trace = trace
         self.schedule = Schedule()
         self.network = Network(self, rng)
@@ -112,7 +112,11 @@ class World:
             made = 0
             for _ in range(rng.choice((1, 2, 3))):
                 lane = rng.choice(self._lanes)
-                retry = Retry(rng.choice((0, 0, 1, 3)), rng.choice((0.0, 0.1, 1.0)), on=rng.choice((("error",), ("crash", "error"))))
+                retry = Retry(
+                    rng.choice((0, 0, 1, 3)),
+                    rng.choice((0.0, 0.1, 1.0)),
+                    on=rng.choice((("error",), ("crash", "error"))),
+                )
                 group = client.group(lane, retry, rng.choice((0.0, 0.0, 0.5)))
                 made = self._plan_calls(client, group, made, span, gentle=gentle)
 

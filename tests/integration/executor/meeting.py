@@ -8,6 +8,7 @@ This module is imported by slots, so it imports nothing but the standard library
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
@@ -33,10 +34,8 @@ class Visitor:
 
     def wait_gone(self) -> None:
         """Return when no process holds the visitor's end any more."""
-        try:
+        with contextlib.suppress(ConnectionResetError):
             assert self._file.read() == b""
-        except ConnectionResetError:
-            pass
 
     def close(self) -> None:
         self._file.close()

@@ -24,4 +24,4 @@ class Tally:
 
     @property
     def count(self) -> int:
-        return os.stat(self.path).st_size
+        return Path(self.path).stat().st_size

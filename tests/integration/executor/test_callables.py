@@ -162,70 +162,70 @@ def test_a_farm_cannot_be_sent_and_the_error_says_what_to_do(farm: Farm) -> None
 def test_a_callable_that_cannot_be_pickled_is_the_callers_error(farm: Farm) -> None:
     lock = threading.Lock()
     with pytest.raises(TypeError, match="lock"):
-        farm.submit(lambda: lock.locked())
+        farm.submit(lambda: lock.locked() and None)
     assert farm.submit(len, "abc").result(PATIENCE_S) == 3
 
 
+MAIN = """
+import dataclasses, enum, functools, typing
+from farmhand import Farm
+
+SCALE = 10
+cache = {}
+
+class Colour(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+    def moved(self, by):
+        return Point(self.x + by, self.y)
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: int
+
+class Oops(Exception):
+    def __init__(self, code):
+        super().__init__(f"code {code}")
+        self.code = code
+    def __reduce__(self):
+        return Oops, (self.code,)
+
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+def scaled(p):
+    return Point(p.x * SCALE, p.y)
+
+def raise_it():
+    raise Oops(7)
+
+@functools.lru_cache
+def cached(n):
+    return n + 1
+
+if __name__ == "__main__":
+    with Farm(max_workers=2) as farm:
+        assert farm.submit(fib, 10).result() == 55
+        p = farm.submit(scaled, Point(2, 3)).result()
+        assert type(p) is Point and p == Point(20, 3), p
+        assert farm.submit(p.moved, 5).result() == Point(25, 3)
+        assert farm.submit(lambda: Colour.RED).result() is Colour.RED
+        pair = farm.submit(Pair, 1, 2).result()
+        assert type(pair) is Pair and pair == (1, 2)
+        assert farm.submit(cached, 1).result() == 2
+        try:
+            farm.submit(raise_it).result()
+        except Oops as error:
+            assert error.code == 7
+        SCALE = 100
+        assert farm.submit(scaled, Point(1)).result().x == 100
+        print("good")
+"""
+
+
 def test_what_a_program_defines_in_main(script: Script) -> None:
-    done = script.run(
-        """
-        import dataclasses, enum, functools, typing
-        from farmhand import Farm
-
-        SCALE = 10
-        cache = {}
-
-        class Colour(enum.Enum):
-            RED = 1
-
-        @dataclasses.dataclass
-        class Point:
-            x: int
-            y: int = 0
-            def moved(self, by):
-                return Point(self.x + by, self.y)
-
-        class Pair(typing.NamedTuple):
-            a: int
-            b: int
-
-        class Oops(Exception):
-            def __init__(self, code):
-                super().__init__(f"code {code}")
-                self.code = code
-            def __reduce__(self):
-                return Oops, (self.code,)
-
-        def fib(n):
-            return n if n < 2 else fib(n - 1) + fib(n - 2)
-
-        def scaled(p):
-            return Point(p.x * SCALE, p.y)
-
-        def raise_it():
-            raise Oops(7)
-
-        @functools.lru_cache
-        def cached(n):
-            return n + 1
-
-        if __name__ == "__main__":
-            with Farm(max_workers=2) as farm:
-                assert farm.submit(fib, 10).result() == 55
-                p = farm.submit(scaled, Point(2, 3)).result()
-                assert type(p) is Point and p == Point(20, 3), p
-                assert farm.submit(p.moved, 5).result() == Point(25, 3)
-                assert farm.submit(lambda: Colour.RED).result() is Colour.RED
-                pair = farm.submit(Pair, 1, 2).result()
-                assert type(pair) is Pair and pair == (1, 2)
-                assert farm.submit(cached, 1).result() == 2
-                try:
-                    farm.submit(raise_it).result()
-                except Oops as error:
-                    assert error.code == 7
-                SCALE = 100
-                assert farm.submit(scaled, Point(1)).result().x == 100
-                print("good")
-        """
-    )
-    assert done.stdout == "good\n"
+    assert script.run(MAIN).stdout == "good\n"

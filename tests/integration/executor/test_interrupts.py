@@ -203,7 +203,7 @@ def test_a_node_that_is_killed_leaves_no_process_of_its_tasks(two_nodes: Farm, m
     place = meeting.place
 
     def family() -> None:
-        code = f"import sys; sys.path[:] = {sys.path!r}; from tests.integration.executor.meeting import arrive; arrive({place!r}, 'child')"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {arrive.__module__} import arrive; arrive({place!r}, 'child')"
         subprocess.Popen([sys.executable, "-c", code])
         arrive(place, "task")
 

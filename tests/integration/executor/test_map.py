@@ -12,7 +12,6 @@ from tests.integration.executor.tally import Tally
 from farmhand import Farm
 from farmhand.model import limits
 
-
 UNDER_WAY = 2 * limits.BATCHES_PER_SLOT  # messages for two slots; the first of each new function hold one task
 
 
@@ -125,11 +124,11 @@ def fail_or_arrive(x: int, place: Place, tally: Tally) -> None:
     tally.add()
     if not x:
         raise ZeroDivisionError
-    arrive(place)
+    arrive(place, x)
 
 
 def test_an_error_cancels_the_rest(farm: Farm, meeting: Meeting, tally: Tally) -> None:
-    results = farm.map(fail_or_arrive, [0] + [1] * 300, [meeting.place] * 301, [tally] * 301)
+    results = farm.map(fail_or_arrive, [0] + [1] * 300, [meeting.place] * 301, [tally] * 301, timeout=PATIENCE_S)
     visitors = [meeting.wait(), meeting.wait()]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -140,9 +139,9 @@ def test_an_error_cancels_the_rest(farm: Farm, meeting: Meeting, tally: Tally) -
 
 
 def test_closing_the_iterator_cancels_the_rest(farm: Farm, meeting: Meeting, tally: Tally) -> None:
-    results = farm.map(fail_or_arrive, [1] * 300, [meeting.place] * 300, [tally] * 300)
+    results = farm.map(fail_or_arrive, range(1, 301), [meeting.place] * 300, [tally] * 300, timeout=PATIENCE_S)
     visitors = [meeting.wait(), meeting.wait()]
-    visitors[0].release()
+    next(v for v in visitors if v.word == 1).release()
     meeting.wait()
     assert next(results) is None
     results.close()  # type: ignore[attr-defined]

@@ -119,7 +119,8 @@ def test_exceptions_and_classes_of_a_module_are_the_callers_own(script: Script) 
 
 
 def test_a_module_that_does_not_compile_or_fails_to_import(script: Script) -> None:
-    script.file("fragile.py", "import os\nif 'FARMHAND_SLOT' in os.environ:\n    raise ImportError('not on a node')\ndef f():\n    return 1\n")
+    refuses = "if 'FARMHAND_SLOT' in os.environ:\n    raise ImportError('not on a node')\n"
+    script.file("fragile.py", f"import os\n{refuses}def f():\n    return 1\n")
     done = script.run(
         """
         import fragile

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+import itertools
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -194,24 +196,16 @@ def test_retries_after_a_time_out(farm: Farm, tally: Tally) -> None:
     assert view.submit(slow_at_first).result(PATIENCE_S) == 3
 
 
-def test_the_pause_before_a_retry_grows(farm: Farm) -> None:
-    def when() -> None:
-        raise OSError(time.monotonic())
-
-    times: list[float] = []
-
-    def fail(path: str) -> None:
-        with open(path, "a") as file:
+def test_the_pause_before_a_retry_grows(farm: Farm, tmp_path: Path) -> None:
+    def fail(log: Path) -> None:
+        with log.open("a") as file:
             file.write(f"{time.monotonic()}\n")
         raise OSError
 
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("r") as log:
-        view = farm.options(retries=Retry(max=3, delay=0.1, factor=3.0))
-        assert isinstance(view.submit(fail, log.name).exception(PATIENCE_S), OSError)
-        times = [float(line) for line in log.read().split()]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    view = farm.options(retries=Retry(max=3, delay=0.1, factor=3.0))
+    assert isinstance(view.submit(fail, tmp_path / "log").exception(PATIENCE_S), OSError)
+    times = [float(line) for line in (tmp_path / "log").read_text().split()]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(gaps) == 3
     assert all(gap >= 0.075 * 3**i for i, gap in enumerate(gaps)), gaps
 
@@ -273,5 +267,6 @@ def test_counts_add_up(farm: Farm) -> None:
     before = (counts.submitted, counts.done, counts.failed, counts.cancelled)
     futures = [farm.submit(abs, -1 if i % 4 else "x") for i in range(40)]
     cf.wait(futures, PATIENCE_S)
-    assert (counts.submitted, counts.done, counts.failed, counts.cancelled) == (before[0] + 40, before[1] + 30, before[2] + 10, before[3])
+    after = (counts.submitted, counts.done, counts.failed, counts.cancelled)
+    assert after == (before[0] + 40, before[1] + 30, before[2] + 10, before[3])
     assert farm._driver.open == 0

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.unit.core.effects import Effects, all_seen
 
 from farmhand.core import membership
 from farmhand.core.membership import (
@@ -20,7 +21,6 @@ from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, NodeBeat, SessionBeat
 from farmhand.model.needs import Lane, Need
-from tests.unit.core.effects import Effects, all_seen
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_closed_connection_loses_a_node_soon_unless_it_is_heard(members: Membe
     seen.add(members.on_tick(1.1 + limits.NODE_GONE_S))
     seen.nothing()
     assert members.on_disconnected("node:a:a1", 2.0)
-    seen.add(members.on_tick(2.0 + limits.NODE_GONE_S))
+    seen.add(members.on_tick(2.1 + limits.NODE_GONE_S))
     assert "connection" in seen.take(NodeLost).why
     seen.take(LanesChanged)
     assert not members.on_disconnected("node:a:a1", 3.0)
@@ -164,7 +164,7 @@ def test_a_session_whose_connection_closed_is_over(members: Membership, seen: Ef
     seen.add(members.on_session_beat(session_beat(on_client_loss=wish), 0.0))
     members.on_disconnected("session:k1", 1.0)
     members.on_disconnected("session:other", 1.0)
-    seen.add(members.on_tick(1.0 + limits.SESSION_GONE_S))
+    seen.add(members.on_tick(1.1 + limits.SESSION_GONE_S))
     assert seen.take(SessionLost).kill is kill
     seen.add(members.on_session_beat(session_beat(), 4.0))  # it was a mistake
     assert "k1" in members.sessions

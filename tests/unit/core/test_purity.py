@@ -28,4 +28,6 @@ def test_a_core_module_imports_nothing_impure(path: Path) -> None:
             assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), path
     assert not {name.partition(".")[0] for name in imported} & IMPURE
     for name in imported:
-        assert not name.startswith("farmhand.") or name.startswith(("farmhand.core", "farmhand.model", "farmhand.errors")), name
+        assert not name.startswith("farmhand.") or name.startswith(
+            ("farmhand.core", "farmhand.model", "farmhand.errors")
+        ), name
