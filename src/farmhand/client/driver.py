@@ -147,7 +147,9 @@ class Driver:
                 break
             except (errors.NoResponder, errors.EngineLost, TimeoutError):
                 if asyncio.get_running_loop().time() > deadline:
-                    raise errors.EngineUnreachable(f"{self.connection.options.address} runs, but no steward answers") from None
+                    raise errors.EngineUnreachable(
+                        f"{self.connection.options.address} runs, but no steward answers"
+                    ) from None
                 await asyncio.sleep(0.005)
         if self.farm["protocol"] != messages.PROTOCOL:
             raise errors.VersionMismatch(
@@ -191,7 +193,11 @@ class Driver:
         self.broken = error = errors.FarmClosed(
             "this process was forked from the one that opened the farm; open a Farm of its own in it"
         )
-        for future in [*self.fetching, *(task.cargo for task in self.core.unfinished()), *(t.cargo for _, t in self._inbox)]:
+        for future in [
+            *self.fetching,
+            *(task.cargo for task in self.core.unfinished()),
+            *(t.cargo for _, t in self._inbox),
+        ]:
             future.on_forked(error)
         self._inbox.clear()
         self.fetching.clear()
@@ -321,7 +327,9 @@ class Driver:
         """End every task that waits in a lane."""
         with self._lock:
             self._drain()
-            tasks = [task for task in self.core.unfinished() if task.group.lane_id == lane and self.core.cancel(task)[0]]
+            tasks = [
+                task for task in self.core.unfinished() if task.group.lane_id == lane and self.core.cancel(task)[0]
+            ]
         for task in tasks:
             task.cargo.set_exception(error)
         self.wake_waiters()
@@ -367,7 +375,9 @@ class Driver:
 
     async def _purge(self) -> None:
         try:
-            await purge(self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), before=self._reader.last + 1)
+            await purge(
+                self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), before=self._reader.last + 1
+            )
         except (errors.EngineError, TimeoutError) as error:
             log.debug("reports were not purged: %s", error)
 

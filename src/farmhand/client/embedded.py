@@ -36,7 +36,10 @@ class EmbeddedFarm:
         config = {"folder": str(self._root), "nodes": nodes, "durable": False, "quick_end": True}
         # -P, so that a module in the user's working directory cannot stand in the way of the supervisor's imports
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "farmhand.node.host"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-P", "-m", "farmhand.node.host"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(config) + b"\n")
@@ -47,7 +50,11 @@ class EmbeddedFarm:
         if self.file is None:
             assert self._process.stdout is not None
             line = self._process.stdout.readline()
-            said = msgspec.json.decode(line) if line else {"error": "its supervisor ended at once", "kind": "EngineStartFailed"}
+            said = (
+                msgspec.json.decode(line)
+                if line
+                else {"error": "its supervisor ended at once", "kind": "EngineStartFailed"}
+            )
             if "error" in said:
                 self.close()
                 raise getattr(errors, said["kind"], errors.EngineStartFailed)(said["error"])

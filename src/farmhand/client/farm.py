@@ -49,7 +49,9 @@ class _View(Executor):
         raise NotImplementedError
 
     def __reduce__(self) -> Any:
-        raise TypeError("a Farm belongs to its process and cannot be sent to a task; there, open one with Farm(address)")
+        raise TypeError(
+            "a Farm belongs to its process and cannot be sent to a task; there, open one with Farm(address)"
+        )
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> FarmFuture[T]:
         """Run `fn(*args, **kwargs)` on the farm. All keyword arguments are the function's own.
@@ -88,7 +90,9 @@ class _View(Executor):
         `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
         Raises: `BadNeed`, `BadOption`.
         """
-        given = TaskOptions(lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name))
+        given = TaskOptions(
+            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name)
+        )
         return FarmView(self._farm, given)
 
 
@@ -190,7 +194,9 @@ class Farm(_View):
 
     # ---- submitting
 
-    def _submit(self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> FarmFuture[Any]:
+    def _submit(
+        self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> FarmFuture[Any]:
         self._check_open()
         future: FarmFuture[Any] = FarmFuture(self._driver)
         entry, size, bundles = self._pack(args, kwargs)
@@ -201,7 +207,9 @@ class Farm(_View):
         self._driver.submit(group, task)
         return future
 
-    def _submit_many(self, options: TaskOptions, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[FarmFuture[Any]]:
+    def _submit_many(
+        self, options: TaskOptions, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
+    ) -> list[FarmFuture[Any]]:
         """The same for many calls of one function; the function is packed once."""
         self._check_open()
         driver, pack = self._driver, self._pack

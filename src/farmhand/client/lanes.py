@@ -55,7 +55,11 @@ class Lanes:
             return
         state = answer["state"]
         if not state["slots"] and state["lacking"]:
-            log.warning("no node can run tasks that need %s yet: %s", ", ".join(map(str, lane.needs)), "; ".join(state["lacking"]))
+            log.warning(
+                "no node can run tasks that need %s yet: %s",
+                ", ".join(map(str, lane.needs)),
+                "; ".join(state["lacking"]),
+            )
         driver.on_slots([(lane.id, state["slots"])])
 
     def _is_hopeless(self, lane: Lane, offered: tuple[str, ...]) -> bool:
@@ -76,4 +80,6 @@ class Lanes:
         for lane in list(self._unserved.values()):
             self._is_hopeless(lane, table.pythons)
         known = ((LaneId(state.id), state.slots) for state in table.lanes)
-        self._driver.on_slots([(lane, slots) for lane, slots in known if lane in self._made and self._made[lane].done()])
+        self._driver.on_slots(
+            [(lane, slots) for lane, slots in known if lane in self._made and self._made[lane].done()]
+        )

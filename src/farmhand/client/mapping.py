@@ -44,7 +44,9 @@ def _take(future: FarmFuture[Any], deadline: float | None) -> Any:
         del future
 
 
-def map_lazily(submit_many: SubmitMany, calls: Iterable[tuple[Any, ...]], timeout: float | None, ahead: int) -> Iterator[Any]:
+def map_lazily(
+    submit_many: SubmitMany, calls: Iterable[tuple[Any, ...]], timeout: float | None, ahead: int
+) -> Iterator[Any]:
     """Keep at most `ahead` calls under way; the first ones are submitted now."""
     deadline = None if timeout is None else time.monotonic() + timeout
     source = iter(calls)

@@ -254,7 +254,9 @@ def _read_file(path: Path) -> Any:
 def _decode_error(error: BaseException) -> BaseException:
     if isinstance(error, errors.FarmhandError):
         return error
-    wrapped = errors.ResultUndecodable(f"the task succeeded, but its result cannot be unpickled here: {type(error).__name__}: {error}")
+    wrapped = errors.ResultUndecodable(
+        f"the task succeeded, but its result cannot be unpickled here: {type(error).__name__}: {error}"
+    )
     wrapped.__cause__ = error
     return wrapped
 

@@ -102,10 +102,8 @@ class BundleStore:
         if known is not None and specs and _same_specs(known.specs, specs):
             return known
         files = tuple(_source_files(top))
-        if known is not None and known.files == files:
-            built = known._replace(specs=specs)
-        else:
-            built = self._build(top, files, specs)
+        unchanged = known is not None and known.files == files
+        built = known._replace(specs=specs) if known is not None and unchanged else self._build(top, files, specs)
         self._built[top] = built
         return built
 

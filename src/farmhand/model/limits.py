@@ -7,9 +7,13 @@ from typing import Final
 MB: Final = 1024 * 1024
 
 # ---- connection: seconds and bytes
-CONNECT_S: Final = 4.5  # a first connect answers or fails by then, and with the start of Python in 5 s: people wait no longer
+CONNECT_S: Final = (
+    4.5  # a first connect answers or fails by then, and with the start of Python in 5 s: people wait no longer
+)
 REQUEST_S: Final = 5.0  # one request to the engine or the steward; both answer in milliseconds when they are well
-REFUSALS_MAX: Final = 2  # of a credential, then it is believed: an engine that reads its users again refuses for a moment
+REFUSALS_MAX: Final = (
+    2  # of a credential, then it is believed: an engine that reads its users again refuses for a moment
+)
 RECONNECT_FIRST_S: Final = 0.05  # an engine restarts in 50 ms
 RECONNECT_MAX_S: Final = 2.0  # the longest pause between tries; a farm that comes back is used at once
 PING_INTERVAL_S: Final = 2.0  # with PINGS_OUT_MAX finds a half-open connection in 6 s without burdening the engine
@@ -20,7 +24,9 @@ PAYLOAD_BYTES_MAX: Final = 8 * MB  # the engine's max_payload
 
 # ---- stored publishes
 STORE_RETRY_S: Final = 1.0  # an unanswered publish is sent again with the same id
-STORE_DEADLINE_S: Final = 90.0  # then the publish fails; shorter than the dedupe window, so a repeat is never stored twice
+STORE_DEADLINE_S: Final = (
+    90.0  # then the publish fails; shorter than the dedupe window, so a repeat is never stored twice
+)
 DEDUPE_WINDOW_S: Final = 120.0
 STORE_STUCK_S: Final = 3.0  # a connected engine that answers no publish for so long has a full disk
 STORE_IN_FLIGHT_MAX: Final = 1024  # unanswered publishes of one connection
@@ -34,7 +40,9 @@ SPLIT_SECONDS: Final = 0.001  # a batch is cut into pieces for idle slots only w
 BATCHES_PER_SLOT: Final = 3  # published per slot: one running, one prefetched, one on its way
 WINDOW_MIN: Final = 2  # batches, before the steward has said how many slots there are
 INLINE_BYTES_MAX: Final = 128 * 1024  # an argument or result larger than this travels as a blob
-EXCEPTION_BYTES_MAX: Final = 6 * MB  # a larger one is reported in words; with what it is sent with it must fit a message
+EXCEPTION_BYTES_MAX: Final = (
+    6 * MB
+)  # a larger one is reported in words; with what it is sent with it must fit a message
 DURATION_WEIGHT: Final = 0.3  # of the newest batch in the learned mean
 
 # ---- attempts
@@ -50,8 +58,12 @@ RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
 BEAT_S: Final = 0.5  # a node's and a session's heartbeat
 NODE_SILENCE_S: Final = 3.0  # six missed heartbeats: frozen or unplugged
 NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to heal
-ANNOUNCE_S: Final = 5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
-SESSION_SILENCE_S: Final = 30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
+ANNOUNCE_S: Final = (
+    5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
+)
+SESSION_SILENCE_S: Final = (
+    30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
+)
 SESSION_GONE_S: Final = 2.0  # after a disconnect event
 STARTED_NOTICE_S: Final = 0.002  # tasks shorter than this never show as running
 GRACE_S: Final = 10.0  # a leaving node finishes what runs

@@ -278,7 +278,9 @@ class Agent:
                 self.carry_out(self.holder.on_stored(held))
             elif not self._ended.done():
                 log.warning("a report was not stored (%s), trying again", error)
-                self._loop.call_later(limits.STORE_RETRY_S, lambda: self.publisher.publish(subject, frame, done, msg_id=msg_id))
+                self._loop.call_later(
+                    limits.STORE_RETRY_S, lambda: self.publisher.publish(subject, frame, done, msg_id=msg_id)
+                )
 
         self.publisher.publish(subject, frame, done, msg_id=msg_id)
 
@@ -340,7 +342,9 @@ class Agent:
     def _start(self, held: holding.Held) -> None:
         work = held.work
         if work.protocol != messages.PROTOCOL:
-            self._refuse(held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one")
+            self._refuse(
+                held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one"
+            )
             return
         if len(held.dropped) == work.count:  # nothing of it is wanted any more, and its data may be gone already
             self._refuse(held, "", Kind.KILLED)
@@ -426,7 +430,11 @@ class Agent:
             work, running, seconds = held.work, -1, 0.0
             if held.state is holding.HeldState.RUNNING:
                 running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
-            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds))
+            found.append(
+                Holding(
+                    held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds
+                )
+            )
         return tuple(found)
 
     def _beat(self) -> None:

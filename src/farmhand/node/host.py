@@ -94,6 +94,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Of its last life; 0 before the first."""
         return self.process.pid if self.process else 0
 
     def start(self, environment: dict[str, str]) -> None:
@@ -103,9 +104,11 @@ class Child:
         # The child watches its input: when we die without a word, the pipe closes and the child ends too.
         self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
         process = self.process
+        processes.own.add(process.pid)
 
         def wait() -> None:
             process.wait()
+            processes.kill_orphans()  # an agent that was killed has not done it
             self._events.put(("ended", self.name))
 
         threading.Thread(target=wait, name=f"wait-{self.name}", daemon=True).start()
@@ -119,7 +122,8 @@ class Child:
 
     def tell(self, address: str) -> None:
         """Say where the engine is. Its input stays open: the end of it tells the child that we are gone."""
-        assert self.process is not None and self.process.stdin is not None
+        assert self.process is not None
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(address.encode() + b"\n")
             self.process.stdin.flush()
@@ -131,6 +135,7 @@ class Child:
                 self.process.stdin.close()
 
     def signal(self, number: int) -> None:
+        """Send it a signal, if it lives."""
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -285,7 +290,8 @@ class Host:
             address=address, pid=os.getpid(), version=VERSION, engine_pid=self._broker.pid,
             steward_pid=self._children["steward"].pid,
             node_pids=tuple(child.pid for name, child in self._children.items() if name != "steward"),
-            join_line=self._join_line(parse_address(address)), port=ports.nats, websocket=self._broker.websocket_address or "", spool=str(self._spool) if self.local else "",
+            join_line=self._join_line(parse_address(address)), port=ports.nats,
+            websocket=self._broker.websocket_address or "", spool=str(self._spool) if self.local else "",
         )  # fmt: skip
 
     def _join_line(self, address: Address) -> str:
@@ -344,7 +350,7 @@ class Host:
             try:
                 self._broker.start()
             except errors.EngineError as error:
-                log.error("the engine could not be started again: %s", error)
+                log.warning("the engine could not be started again: %s", error)
                 self._restart_later(name, ENGINE_RETRY_S)
                 return
         self._content = self._describe()
@@ -377,6 +383,7 @@ class Host:
             if not child.wait(max(0.0, deadline - time.monotonic())):
                 child.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
                 child.wait(5.0)
+                processes.kill_orphans()
             child.hang_up()
 
 

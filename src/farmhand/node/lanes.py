@@ -27,7 +27,9 @@ log = logging.getLogger("farmhand.node")
 _WAIT: Final = msgspec.json.encode({"batch": 1, "expires": int(limits.FREE_PULL_S * 1e9)})
 _NO_WAIT: Final = msgspec.json.encode({"batch": 1, "no_wait": True})
 _PULL_ENDED: Final = frozenset({404, 408})  # nothing there, time over
-_PULL_REFUSED: Final = frozenset({409, 503})  # the consumer changed, it is gone: the next one would hear the same at once
+_PULL_REFUSED: Final = frozenset(
+    {409, 503}
+)  # the consumer changed, it is gone: the next one would hear the same at once
 
 
 class Lanes:

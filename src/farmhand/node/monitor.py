@@ -77,7 +77,9 @@ def _physical_memory() -> int:
 def capabilities(slots: int) -> dict[str, str]:
     """What a node finds out about itself."""
     machine = platform.machine().lower()
-    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux" if sys.platform.startswith("linux") else sys.platform)
+    system = {"darwin": "macos", "win32": "windows"}.get(
+        sys.platform, "linux" if sys.platform.startswith("linux") else sys.platform
+    )
     return {
         "os": system,
         "cpu": machine,

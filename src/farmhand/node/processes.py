@@ -8,6 +8,9 @@ import signal
 import sys
 from typing import Final
 
+SLOT_VARIABLE: Final = "FARMHAND_SLOT"  # marks a slot's processes, also those that it disowned
+_GENERATIONS_MAX: Final = 20  # of processes that start others while they are killed
+
 own: Final[set[int]] = set()  # children that this process started itself; any other child was adopted
 
 
@@ -45,15 +48,36 @@ def descendants(pid: int) -> list[int]:
 
 
 def adopted(variable: str = "", value: str = "") -> list[int]:
-    """Processes that left their family and came to this one, with what is below them; those with `variable=value` only."""
+    """Processes that left their family and came to this one, with what is below them.
+
+    With `variable` only those that have it in their environment, with `value` only those that have it so.
+    """
     import psutil
 
     found: list[int] = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error, OSError):
-            if child.pid not in own and (not variable or child.environ().get(variable) == value):
+            if child.pid in own:
+                continue
+            found_value = child.environ().get(variable) if variable else ""
+            if found_value is not None and (not value or found_value == value):
                 found += [child.pid, *descendants(child.pid)]
     return found
+
+
+def kill_orphans() -> None:
+    """Kill what slots of a dead agent left. For its supervisor, which adopts them."""
+    if sys.platform != "linux":
+        return
+    for _ in range(_GENERATIONS_MAX):
+        orphans = adopted(SLOT_VARIABLE)
+        for pid in orphans:
+            kill(pid)
+        for pid in orphans:
+            with contextlib.suppress(OSError):  # those below are adopted only when those above them are gone
+                os.waitpid(pid, 0)
+        if not orphans:
+            return
 
 
 def become_subreaper() -> None:

@@ -172,7 +172,7 @@ class Slot:
             entry = batch.entries[index]
             batch.entries[index] = None  # so that a large argument is free while the next task runs
             if index in batch.files:
-                with open(batch.files[index], "rb") as file:
+                with Path(batch.files[index]).open("rb") as file:
                     value = self._loader.call_from(function, file)
             else:
                 value = self._loader.call(function, entry)

@@ -8,7 +8,6 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -19,7 +18,6 @@ from farmhand.node.output import Budget
 from farmhand.node.slotpipes import Pipes, launch
 
 _encode = msgspec.msgpack.Encoder().encode
-SLOT_VARIABLE: Final = "FARMHAND_SLOT"  # marks a slot's processes, also those that it disowned
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -67,7 +65,7 @@ class SlotProcess:
             sys.executable, "-m", "farmhand.node.slot", "--number", str(self.number), "--cache", str(self._cache),
             "--progress", str(path), "--parent", str(os.getpid()),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", SLOT_VARIABLE: str(self.number)}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", processes.SLOT_VARIABLE: str(self.number)}
         self._pipes = await launch(command, environment, self)
         self.pid = self._pipes.pid
 
@@ -171,7 +169,7 @@ class SlotProcess:
     def kill_tree(self) -> None:
         """SIGKILL to the group, to descendants that left the group, and to those that have left the family."""
         if self.pid:
-            strays = processes.descendants(self.pid) + processes.adopted(SLOT_VARIABLE, str(self.number))
+            strays = processes.descendants(self.pid) + processes.adopted(processes.SLOT_VARIABLE, str(self.number))
             processes.kill_group(self.pid)
             for stray in strays:
                 processes.kill(stray)

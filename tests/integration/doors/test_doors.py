@@ -21,7 +21,9 @@ def double(value: int) -> int:
 
 
 @pytest.fixture(params=["127.0.0.1", "0.0.0.0"], ids=["loopback", "network"])
-def running(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[paths.FarmFile]:
+def running(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[paths.FarmFile]:
     """A farm with one node that listens on loopback in plain text, or everywhere with TLS."""
     monkeypatch.setenv("FARMHAND_HOME", str(tmp_path / "own home"))
     host = Host(HostConfig(folder=paths.default_farm().root, nodes=(1,), listen=request.param, websocket_port=-1))

@@ -178,7 +178,9 @@ def test_more_memory_than_granted(farm: Farm, tally: Tally) -> None:
 
 def test_memory_of_child_processes_counts(farm: Farm) -> None:
     def hog() -> None:
-        subprocess.run([sys.executable, "-c", f"x = b'x' * {300 * MB}; import time; time.sleep({PATIENCE_S})"], check=False)
+        subprocess.run(
+            [sys.executable, "-c", f"x = b'x' * {300 * MB}; import time; time.sleep({PATIENCE_S})"], check=False
+        )
 
     error = farm.options(needs=["mem=250MiB"]).submit(hog).exception(PATIENCE_S)
     assert isinstance(error, errors.TaskOutOfMemory), repr(error)
@@ -230,9 +232,7 @@ def test_a_daemon_is_killed_with_its_slot(farm: Farm, meeting: Meeting) -> None:
     assert isinstance(future.exception(PATIENCE_S), errors.TaskCrashed)
 
 
-def test_a_slot_killed_from_outside_only_costs_another_run(
-    farm: Farm, meeting: Meeting, tally: Tally
-) -> None:
+def test_a_slot_killed_from_outside_only_costs_another_run(farm: Farm, meeting: Meeting, tally: Tally) -> None:
     place = meeting.place
 
     def work() -> int:

@@ -137,7 +137,9 @@ def test_what_cannot_be_rebuilt_comes_in_words(farm: Farm, sent: Exception, said
     assert said in str(error)
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, StopIteration, RecursionError])
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, StopIteration, RecursionError]
+)
 def test_unusual_exceptions_are_only_exceptions(farm: Farm, kind: type[BaseException]) -> None:
     error = farm.submit(raise_, kind(3)).exception(PATIENCE_S)
     assert type(error) is kind

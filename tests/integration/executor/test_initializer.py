@@ -59,7 +59,10 @@ def test_a_new_slot_is_set_up_too(tally: Tally) -> None:
 
 def test_what_it_sets_is_seen_by_functions_that_travel_by_value(tally: Tally) -> None:
     namespace: dict[str, object] = {"__name__": "__main__", "tally": tally}
-    exec("level = 0\ndef init():\n    global level\n    level = 9\n    tally.add()\ndef read():\n    return level\n", namespace)
+    exec(
+        "level = 0\ndef init():\n    global level\n    level = 9\n    tally.add()\ndef read():\n    return level\n",
+        namespace,
+    )
     with Farm(max_workers=1, initializer=namespace["init"], output=False) as farm:  # type: ignore[arg-type]
         assert farm.submit(namespace["read"]).result(PATIENCE_S) == 9  # type: ignore[arg-type]
 

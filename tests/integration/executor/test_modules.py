@@ -14,7 +14,10 @@ def test_a_module_and_a_package_beside_the_program(script: Script) -> None:
     script.file("shapes.py", "from geometry.base import area\ndef square(a):\n    return area(a, a)\n")
     script.file("geometry/__init__.py", "from . import base\n")
     script.file("geometry/base.py", "from geometry.data import UNIT\ndef area(a, b):\n    return a * b * UNIT\n")
-    script.file("geometry/data/__init__.py", "from pathlib import Path\nUNIT = int((Path(__file__).parent / 'unit.txt').read_text())\n")
+    script.file(
+        "geometry/data/__init__.py",
+        "from pathlib import Path\nUNIT = int((Path(__file__).parent / 'unit.txt').read_text())\n",
+    )
     script.file("geometry/data/unit.txt", "2")
     done = script.run(
         """
@@ -150,7 +153,9 @@ def test_code_travels_once_per_node() -> None:
     with Farm(max_workers=2, nodes=2, output=False) as farm:
         assert fetches_after(farm, 0) == 0
         assert list(farm.map(double, range(500), timeout=PATIENCE_S)) == [2 * x for x in range(500)]
-        assert [f.result(PATIENCE_S) for f in [farm.submit(double, i) for i in range(500)]] == [2 * i for i in range(500)]
+        assert [f.result(PATIENCE_S) for f in [farm.submit(double, i) for i in range(500)]] == [
+            2 * i for i in range(500)
+        ]
         once = fetches_after(farm, 1000)
         assert 1 <= once <= 2, "at most once to each of the two nodes"
         assert [f.result(PATIENCE_S) for f in [farm.submit(big, i) for i in range(200)]] == list(range(200))

@@ -117,7 +117,12 @@ def test_a_forked_child_is_told_that_the_farm_is_not_its_own(farm: Farm, meeting
     child = os.fork()
     if child == 0:
         said = []
-        for use in (lambda: farm.submit(abs, -1), lambda: farm.map(abs, [1]), farm.status, lambda: pending.result(PATIENCE_S)):
+        for use in (
+            lambda: farm.submit(abs, -1),
+            lambda: farm.map(abs, [1]),
+            farm.status,
+            lambda: pending.result(PATIENCE_S),
+        ):
             try:
                 use()
                 said.append("nothing")

@@ -145,7 +145,7 @@ def test_arguments_that_break_when_unpickled(slot):
         def __reduce__(self):
             return int, ("not a number",)
 
-    with pytest.raises(ArgumentsUndecodable, match="ValueError: .*not a number"):
+    with pytest.raises(ArgumentsUndecodable, match=r"ValueError: .*not a number"):
         slot.run(print, Breaks())
 
 
