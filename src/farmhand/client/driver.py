@@ -33,7 +33,7 @@ from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
 from farmhand.engine.wire import Msg
-from farmhand.home.process import new_loop
+from farmhand.home.process import leave_signals_to_the_main_thread, new_loop
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
@@ -95,6 +95,7 @@ class Driver:
             raise self._start_error
 
     def _run_thread(self) -> None:
+        leave_signals_to_the_main_thread()
         self.loop = new_loop()
         try:
             self.loop.run_until_complete(self._main())
@@ -396,6 +397,8 @@ class Driver:
 
     def on_refused(self, token: Token, error: errors.EngineError) -> None:
         """The engine did not take a batch: its tasks wait for the next try."""
+        if self._closing.is_set():
+            return  # nobody waits for it any more
         log.warning("the engine did not take a batch: %s", error)
         with self._lock:
             effects = self.core.on_refused(token, self.loop.time(), full=isinstance(error, errors.EngineFull))

@@ -34,7 +34,7 @@ from farmhand.home.pipe import at_end_of_input, first_line
 from farmhand.model import limits
 from farmhand.model.address import Address, parse_address
 from farmhand.model.version import VERSION
-from farmhand.node import monitor
+from farmhand.node import monitor, processes
 from farmhand.node.diskwatch import DiskWatch
 from farmhand.security.accounts import User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair, store_seed
@@ -180,6 +180,7 @@ class Host:
             self._run_locked(on_ready)
 
     def _run_locked(self, on_ready: Callable[[paths.FarmFile], None]) -> None:
+        processes.adopt_orphans()
         paths.remove_stale(self._spool.parent, SPOOL_PREFIX)
         self._spool.mkdir(mode=0o700)
         try:

@@ -22,6 +22,7 @@ import msgspec
 from farmhand.home import paths
 from farmhand.home.enrol import Enrolled
 from farmhand.model import limits
+from farmhand.node import processes
 from farmhand.node.host import Child, next_event
 
 log = logging.getLogger("farmhand.host")
@@ -70,6 +71,7 @@ class Keeper:
 
     def run(self) -> None:
         """Keep the agent running until `stop`; then let it leave in good order."""
+        processes.adopt_orphans()
         spool = self.config.spool
         shutil.rmtree(
             spool, ignore_errors=True

@@ -65,6 +65,12 @@ def adopted(variable: str = "", value: str = "") -> list[int]:
     return found
 
 
+def adopt_orphans() -> None:
+    """Make this process, a supervisor, the one that adopts what slots leave; in a slot it is no longer a part of that."""
+    os.environ.pop(SLOT_VARIABLE, None)
+    become_subreaper()
+
+
 def kill_orphans() -> None:
     """Kill what slots of a dead agent left. For its supervisor, which adopts them."""
     if sys.platform != "linux":
