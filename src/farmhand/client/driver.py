@@ -33,7 +33,7 @@ from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
 from farmhand.engine.wire import Msg
-from farmhand.home.process import leave_signals_to_the_main_thread, new_loop
+from farmhand.home.process import new_loop
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
@@ -95,7 +95,6 @@ class Driver:
             raise self._start_error
 
     def _run_thread(self) -> None:
-        leave_signals_to_the_main_thread()
         self.loop = new_loop()
         try:
             self.loop.run_until_complete(self._main())
@@ -477,8 +476,9 @@ class Driver:
         """The session cannot go on: every future ends with `error`."""
         with self._lock:
             self.broken = self.broken or error
-            if self._thread.is_alive() or self._inbox:
-                self._drain_quietly()
+            while self._inbox:
+                group, task = self._inbox.popleft()
+                self.core.on_submitted(group, [task])
             tasks = self.core.unfinished()
         for task in tasks:
             future: FarmFuture[Any] = task.cargo
@@ -490,11 +490,6 @@ class Driver:
             self.results.fail(future, error)
         with self._idle:
             self._idle.notify_all()
-
-    def _drain_quietly(self) -> None:
-        while self._inbox:
-            group, task = self._inbox.popleft()
-            self.core.on_submitted(group, [task])
 
     # ---- heartbeat
 
