@@ -89,7 +89,8 @@ class Driver:
     def start(self) -> None:
         """Connect and greet the farm. Raises what that raised, within a few seconds."""
         self._thread.start()
-        self._started.wait()
+        while not self._started.wait(limits.SIGNAL_S):
+            pass
         if self._start_error is not None:
             self._thread.join()
             raise self._start_error
@@ -288,7 +289,7 @@ class Driver:
                     control = Control(kill=tuple(effect.targets))
                     self.connection.publish(subjects.control_of_session(self.session_id), messages.encode(control))
                 case core.CheckLane():
-                    self.spawn(self._check_lane(effect.lane))
+                    self.spawn(self._lanes.check(effect.lane))
         if ended:
             self.wake_waiters()
 
@@ -334,14 +335,10 @@ class Driver:
             task.cargo.set_exception(error)
         self.wake_waiters()
 
-    async def _check_lane(self, lane: LaneId) -> None:
-        asked_at = self.loop.time()
-        try:
-            oldest = await self.request("oldest", f"{lane} {self.session_id}".encode())
-        except (errors.EngineError, TimeoutError):
-            return
+    def on_lane_checked(self, lane: LaneId, asked_at: float, oldest: int) -> None:
+        """See `core.session.Session.on_lane_checked`."""
         with self._lock:
-            effects = self.core.on_lane_checked(lane, asked_at, int(oldest))
+            effects = self.core.on_lane_checked(lane, asked_at, oldest)
         self.carry_out(effects, None)
         self._pump()
 

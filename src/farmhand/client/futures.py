@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from farmhand.core.tasks import Task, TaskState
 from farmhand.errors import TaskKilled
+from farmhand.model import limits
 
 if TYPE_CHECKING:
     from farmhand.client.driver import Driver
@@ -50,6 +51,26 @@ class FarmFuture(Future[T], Generic[T]):
                         self._lazy_condition = threading.Condition()
                     condition = self._lazy_condition
             return condition
+
+    def result(self, timeout: float | None = None) -> T:
+        """As `Future.result`. Ctrl-C is noticed within SIGNAL_S."""
+        if timeout is None:
+            self._wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `Future.exception`. Ctrl-C is noticed within SIGNAL_S."""
+        if timeout is None:
+            self._wait()
+        return super().exception(timeout)
+
+    def _wait(self) -> None:
+        """A signal that comes just before a thread begins to wait does not wake it, so it waits a little at a time."""
+        if self._state == FINISHED:
+            return
+        with self._condition:
+            while self._state in (PENDING, RUNNING):
+                self._condition.wait(limits.SIGNAL_S)
 
     def running(self) -> bool:
         """Whether the task runs now, as far as its node has said. One that waits for another run does not."""

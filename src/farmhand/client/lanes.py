@@ -75,6 +75,16 @@ class Lanes:
         self._driver.fail_lane(lane.id, errors.NoNodeForPython(text))
         return True
 
+    async def check(self, lane: LaneId) -> None:
+        """Find out where the session's oldest work in the lane is, and tell the core."""
+        driver = self._driver
+        asked_at = driver.loop.time()
+        try:
+            oldest = await driver.request("oldest", f"{lane} {driver.session_id}".encode())
+        except (errors.EngineError, TimeoutError):
+            return
+        driver.on_lane_checked(lane, asked_at, int(oldest))
+
     def on_table(self, table: LaneTable) -> None:
         """The steward's announcement: how many slots serve each lane now."""
         for lane in list(self._unserved.values()):

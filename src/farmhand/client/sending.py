@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import wait
@@ -38,6 +39,8 @@ class Sender:
         self._code: dict[str, bytes] = {}  # to be stored, by hash
         self._stored: set[str] = set()
         self._lock = threading.Lock()
+        self._in_turn = asyncio.Lock()  # fair: first come, first served
+        self._waiting = 0  # batches behind that lock
 
     def offer_code(self, code: str, blob: bytes) -> None:
         """A batch to come needs this; from any thread."""
@@ -50,19 +53,22 @@ class Sender:
         profile = batch.group.profile
         hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs)
         missing = [code for code in hashes if code and code not in self._stored]
-        if missing:
+        if missing or self._waiting:  # what waits for its code must not be overtaken
+            self._waiting += 1
             self._driver.spawn(self._send_after_code(batch, missing))
         else:
             self._publish(batch)
 
     async def _send_after_code(self, batch: Batch, missing: list[str]) -> None:
         try:
-            for code in missing:
-                await self._store_code(code)
+            async with self._in_turn:
+                for code in missing:
+                    await self._store_code(code)
+                self._publish(batch)
         except errors.EngineError as error:
             self._driver.on_refused(batch.token, error)
-            return
-        self._publish(batch)
+        finally:
+            self._waiting -= 1
 
     async def _store_code(self, code: str) -> None:
         if code in self._stored:
@@ -123,8 +129,6 @@ class Uploader:
         self._wait(self.writer.finish())
 
     def _wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        import asyncio
-
         future = asyncio.run_coroutine_threadsafe(coroutine, self._driver.loop)
         while not wait([future], limits.STORE_RETRY_S).done:
             if self._driver.publisher.stuck:

@@ -73,6 +73,8 @@ STOPS_MAX: Final = 10_000  # orders that are repeated; beyond it the oldest are 
 WATCHDOG_S: Final = 5.0  # a session asks whether what it waits for is still somewhere
 EMBEDDED_START_S: Final = 20.0  # an embedded farm is ready in well under a second; a loaded machine gets this long
 
+SIGNAL_S: Final = 0.5  # the longest that Ctrl-C goes unnoticed when it comes just before a thread begins to wait
+
 # ---- slots
 SLOT_RESTART_S: Final = 0.1  # first pause after a slot that died without having run a task
 SLOT_RESTART_MAX_S: Final = 5.0

@@ -48,7 +48,6 @@ ENGINE_RETRY_S: Final = 1.0  # after a start of the engine that failed
 HEAL_S: Final = 2.0  # an engine that must be restarted ends within it, or it is killed, which loses nothing
 QUICK_S: Final = 2.0  # for what has nothing to finish
 STEADY_S: Final = 10.0  # a child that lived so long starts its next back-off from the beginning
-SIGNAL_S: Final = 0.5  # the longest that a signal waits when another thread than the main one was given it
 SPOOL_PREFIX: Final = "farmhand-"  # then the supervisor's process id, so that a killed one's folder can be told
 OWNER: Final = "owner"  # the client credential of the user who runs the farm
 
@@ -78,7 +77,7 @@ def next_event(events: queue.SimpleQueue[tuple[str, str]]) -> tuple[str, str]:
     """
     while True:
         with contextlib.suppress(queue.Empty):
-            return events.get(timeout=SIGNAL_S)
+            return events.get(timeout=limits.SIGNAL_S)
 
 
 class Child:
