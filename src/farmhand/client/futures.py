@@ -100,10 +100,9 @@ class FarmFuture(Future[T], Generic[T]):
             self._release()
             if driver is not None and entry is not None:
                 driver.forget(entry)
-            with self._condition:
-                notify = self._state == CANCELLED
-            if notify:
-                self.set_running_or_notify_cancel()
+            with self._condition:  # held, because two threads may cancel at once
+                if self._state == CANCELLED:
+                    self.set_running_or_notify_cancel()
         return cancelled
 
     def on_forked(self, error: Exception) -> None:
