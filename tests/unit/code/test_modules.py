@@ -73,8 +73,9 @@ def test_a_module_that_only_the_body_imports(slot, project):
 
     assert slot.run(lazily) == "found"
     assert "later" not in sys.modules
+    before = slot.packer.code_for(lazily).bundles
     project.write("deeper.py", "value = 'found again'\n")
-    assert Packer().code_for(lazily).bundles != slot.packer.code_for(lazily).bundles
+    assert Packer().code_for(lazily).bundles != before
 
 
 def test_two_versions_after_each_other(slot, project):
