@@ -153,7 +153,7 @@ def gigabytes(slots: int, count: int = GIGABYTES) -> dict[str, Any]:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            data = bytes(size)
+            data = b"\x01" * size  # written to, so that its memory is there before it is measured
             base = _peak(resource)
             began = time.perf_counter()
             if farm.submit(workloads.size_of, data).result() != size:

@@ -254,7 +254,9 @@ class Holder:
         held.dropped = self._tombstones.pop(work.token, set())
         self.held[(lane, sequence)] = held
         self.queue.append(held)
-        self.queue.sort(key=lambda h: (-h.priority, h.arrived_at))
+        # By its place in the stream, not by its arrival: one that was handed back and came again would always be the last,
+        # and so be handed back again.
+        self.queue.sort(key=lambda h: (-h.priority, h.sequence))
         return self._admit(now) + self.plan()
 
     def _admit(self, now: float) -> list[Effect]:
