@@ -77,7 +77,7 @@ def test_a_frozen_steward(home: Path) -> None:
 
 def test_a_frozen_engine(home: Path) -> None:
     with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address) as farm:
-        assert farm.submit(number, 1).result(PATIENCE_S) == 1
+        wait_until(lambda: len(incarnations(farm)) == 2, "both nodes")
         before = incarnations(farm)
         engine = running.one("engine")
         with frozen(engine):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from farmhand import errors
-from farmhand.client.contact import ask
+from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection
 from farmhand.home import lock
 from farmhand.home.login import options
@@ -114,7 +114,7 @@ async def _wait_ready(host: Host, content: FarmFile) -> bool:
         try:
             while loop.time() < deadline:
                 with contextlib.suppress(errors.EngineError):
-                    status = await ask(connection, "status", timeout=1.0)
+                    status = await ask_steward(connection, "status", timeout=1.0)
                     if sum(node["ready"] for node in status["nodes"]) >= sum(host.config.nodes):
                         return True
                 await asyncio.sleep(_LOOK_S)

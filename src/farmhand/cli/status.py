@@ -101,7 +101,7 @@ class _Contact:
 
     async def look(self) -> dict[str, Any]:
         """What the steward knows, and where that is."""
-        from farmhand.client.contact import ask
+        from farmhand.engine.asking import ask_steward
 
-        report: dict[str, Any] = await ask(self._connection, "status")
+        report: dict[str, Any] = await ask_steward(self._connection, "status")
         return {"address": str(self._connection.options.address), **report}

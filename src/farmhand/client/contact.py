@@ -1,17 +1,15 @@
-"""Asking a farm something without being a session: which farm is meant, and one question to its steward."""
+"""Which farm is meant, when a command asks one something without being a session."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from farmhand import errors
 from farmhand.client.remote import remote_login
-from farmhand.engine import subjects
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Options
 from farmhand.home import lock, paths
-from farmhand.model import limits, messages
 
 VARIABLE = "FARMHAND_FARM"
 
@@ -37,14 +35,3 @@ def meant_farm(given: str | None = None) -> Meant:
     connect, spool = remote_login(text)
     is_own = running is not None and (text == running.address or bool(spool))
     return Meant(running.address if running is not None and is_own else text, connect, own if is_own else None)
-
-
-async def ask(connection: Connection, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
-    """One request to the steward. Raises the class that it names, `NoResponder`, `EngineLost`, `EngineUnreachable`."""
-    try:
-        answer = messages.read_answer((await connection.request(subjects.api(verb), body, timeout=timeout)).data)
-    except TimeoutError:
-        raise errors.EngineUnreachable(f"the engine answers, but its steward did not within {timeout:g} s") from None
-    if answer.error:
-        raise getattr(errors, answer.kind, errors.EngineError)(answer.error)
-    return answer.result

@@ -28,6 +28,7 @@ from farmhand.client.sending import Large, Sender
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task
 from farmhand.engine import subjects
+from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection, Options
 from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
@@ -140,32 +141,17 @@ class Driver:
         connection.on_connected.append(self._on_reconnected)
 
     async def _greet(self) -> None:
-        """The steward's answer tells versions. It may be starting: ask until the deadline."""
-        deadline = asyncio.get_running_loop().time() + limits.EMBEDDED_START_S
-        while True:
-            try:
-                self.farm = await self.request("hello")
-                break
-            except (errors.NoResponder, errors.EngineLost, TimeoutError):
-                if asyncio.get_running_loop().time() > deadline:
-                    raise errors.EngineUnreachable(
-                        f"{self.connection.options.address} runs, but no steward answers"
-                    ) from None
-                await asyncio.sleep(0.005)
+        """The steward's answer tells versions. It may be starting."""
+        self.farm = await self.request("hello", timeout=limits.EMBEDDED_START_S)
         if self.farm["protocol"] != messages.PROTOCOL:
             raise errors.VersionMismatch(
                 f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
                 f"(protocol {messages.PROTOCOL}); update the older one"
             )
 
-    async def request(self, verb: str, body: bytes = b"") -> Any:
-        """A request to the steward. Raises the error class that the steward names."""
-        msg = await self.connection.request(subjects.api(verb), body)
-        answer = messages.read_answer(msg.data)
-        if answer.error:
-            kind = getattr(errors, answer.kind, errors.EngineError)
-            raise kind(answer.error)
-        return answer.result
+    async def request(self, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
+        """A request to the steward, as `ask_steward` makes it."""
+        return await ask_steward(self.connection, verb, body, timeout=timeout)
 
     def ask(self, verb: str, body: bytes = b"") -> Any:
         """The same from any thread but the loop's. Raises `FarmClosed` when the session has ended."""

@@ -12,11 +12,11 @@ from typing import Any, Final
 import msgspec
 
 from farmhand import errors
-from farmhand.client.contact import ask
 from farmhand.client.farm import Farm
 from farmhand.doctor.checks import Fault
 from farmhand.doctor.patient import Patient, process_state
 from farmhand.engine import blobs, streams, subjects
+from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection, Options
 from farmhand.engine.stored import Publisher
 from farmhand.home import paths
@@ -109,8 +109,8 @@ async def storage(patient: Patient) -> str:
 async def steward(patient: Patient) -> str:
     """Whether the steward answers."""
     try:
-        await ask(patient.open_connection, "hello", timeout=ANSWER_S)
-        patient.status = await ask(patient.open_connection, "status", timeout=ANSWER_S)
+        await ask_steward(patient.open_connection, "hello", timeout=ANSWER_S)
+        patient.status = await ask_steward(patient.open_connection, "status", timeout=ANSWER_S)
     except errors.EngineError as error:
         state = process_state(patient.running.steward_pid) if patient.running else ""
         raise Fault(f"{error}{f'; its process {state}' if state else ''}", "look into logs/steward.log") from None
@@ -119,7 +119,7 @@ async def steward(patient: Patient) -> str:
 
 async def versions(patient: Patient) -> str:
     """Whether all parts are of one version, and a node offers the Python that this client pickles with."""
-    hello = await ask(patient.open_connection, "hello", timeout=ANSWER_S)
+    hello = await ask_steward(patient.open_connection, "hello", timeout=ANSWER_S)
     if hello["protocol"] != messages.PROTOCOL:
         raise Fault(
             f"the farm speaks protocol {hello['protocol']}, this client {messages.PROTOCOL}", "update the older one"

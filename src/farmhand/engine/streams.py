@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import msgspec
 
 from farmhand import errors
-from farmhand.engine import subjects
+from farmhand.engine import asking, subjects
 from farmhand.engine.connection import Connection
-from farmhand.engine.wire import Msg
 from farmhand.model import limits
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
@@ -32,24 +30,11 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
                *, timeout: float = limits.REQUEST_S) -> dict[str, Any]:  # fmt: skip
     """One JetStream API request. Raises `ApiRefused` with the engine's words, `EngineLost`, `TimeoutError`."""
     payload = msgspec.json.encode(body) if body is not None else b""
-    msg = await _request(connection, f"$JS.API.{verb}", payload, timeout)
+    msg = await asking.request(connection, f"$JS.API.{verb}", payload, timeout=timeout)
     answer: dict[str, Any] = msgspec.json.decode(msg.data)
     if problem := answer.get("error"):
         raise ApiRefused(f"{verb}: {problem.get('description')}", int(problem.get("err_code", 0)))
     return answer
-
-
-async def _request(connection: Connection, subject: str, payload: bytes, timeout: float) -> Msg:
-    """Ask the engine. While it reads its users again its own services are away for a moment: then ask once more."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while True:
-        try:
-            return await connection.request(subject, payload, timeout=timeout)
-        except errors.NoResponder:
-            if loop.time() + limits.RECONNECT_FIRST_S > deadline:
-                raise
-            await asyncio.sleep(limits.RECONNECT_FIRST_S)
 
 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from pathlib import Path
-from typing import Any, Final
 
 import msgspec
 
 from farmhand import errors
+from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection, Options
 from farmhand.home import paths
 from farmhand.home.login import options, tls_context
@@ -24,8 +23,6 @@ from farmhand.security.joinline import parse_join_line
 from farmhand.security.nkeys import KeyPair, load_seed, store_seed
 from farmhand.security.permissions import Role, inbox_prefix
 from farmhand.security.private_files import make_private_folder, write_private
-
-_STEWARD_PAUSE_S: Final = 0.02  # between tries, while it starts
 
 
 class Enrolled(msgspec.Struct):
@@ -111,24 +108,6 @@ async def _join(found: Enrolled, token: str) -> None:
     try:
         pair = load_seed(found.key)
         request = JoinRequest(messages.PROTOCOL, VERSION, pair.public, found.role, found.name)
-        answer = await _ask_steward(connection, messages.encode(request))
+        await ask_steward(connection, "join", messages.encode(request), timeout=limits.CONNECT_S)
     finally:
         await connection.close()
-    if answer.error:
-        kind: Any = getattr(errors, answer.kind, errors.SecurityError)
-        raise kind(answer.error)
-    await asyncio.sleep(0)
-
-
-async def _ask_steward(connection: Connection, request: bytes) -> messages.Answer:
-    """Its answer to a request to join. It may be starting beside an engine that is up already."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + limits.CONNECT_S
-    while (left := deadline - loop.time()) > 0:
-        try:
-            return messages.read_answer((await connection.request("api.join", request, timeout=left)).data)
-        except errors.NoResponder:
-            await asyncio.sleep(_STEWARD_PAUSE_S)
-        except TimeoutError:
-            break
-    raise errors.EngineUnreachable(f"{connection.options.address} runs, but no steward answers")

@@ -13,9 +13,10 @@ import msgspec
 
 from farmhand import errors
 from farmhand.engine import subjects
+from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Subscription
 from farmhand.engine.wire import Msg
-from farmhand.model import limits, messages
+from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import LaneTable
 
@@ -42,9 +43,7 @@ class Lanes:
     async def refresh(self) -> None:
         """Ask the steward for the table. When it does not answer, its next announcement will do."""
         try:
-            msg = await self._agent.connection.request(subjects.api("lanes"))
-            answer = messages.read_answer(msg.data)
-            self.on_table(msgspec.convert(answer.result, LaneTable))
+            self.on_table(msgspec.convert(await ask_steward(self._agent.connection, "lanes"), LaneTable))
         except (errors.EngineError, TimeoutError, msgspec.ValidationError) as error:
             log.debug("no table of lanes from the steward: %s", error)
 
