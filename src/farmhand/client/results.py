@@ -139,7 +139,8 @@ class Results:
             opened = driver.loop.run_in_executor(None, self._open, future, pipe.load)
             try:
                 async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
-                    await asyncio.to_thread(pipe.put, chunk)
+                    if not pipe.offer(chunk):
+                        await asyncio.to_thread(pipe.put, chunk)
                 await asyncio.to_thread(pipe.put, None)
             except (errors.EngineError, TimeoutError) as error:
                 await asyncio.to_thread(pipe.put, error)
@@ -194,6 +195,13 @@ class ChunkPipe:
         if not self._read_out:
             self._room.acquire()
             self._queue.put(item)
+
+    def offer(self, item: bytes | memoryview) -> bool:
+        """The same without waiting: False when the reader is behind."""
+        if not self._room.acquire(blocking=False):
+            return False
+        self._queue.put(item)
+        return True
 
     def close(self, error: Exception) -> None:
         """End the reading with an error; never waits."""

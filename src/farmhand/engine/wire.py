@@ -12,6 +12,7 @@ Source: the client protocol reference of NATS, verbs INFO, MSG, HMSG, PING, PONG
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +20,7 @@ import msgspec
 
 SCRATCH_BYTES: Final = 256 * 1024  # what one read can bring; larger reads do not pay on loopback
 DIRECT_BYTES: Final = 64 * 1024  # payloads from here on are received in place
+SPARE_BUFFERS: Final = 8  # of received payloads, kept for the next ones of the same size
 LINE_BYTES_MAX: Final = 64 * 1024  # the server's INFO line grows with a cluster's addresses; 4 kB is its usual size
 PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024  # the server's own hard limit
 
@@ -74,7 +76,18 @@ def status_of(head: bytes) -> int:
 class Reader:
     """Parses what the server sends. `on_msg(sid, msg)` and `on_line(verb, rest)` are called in arrival order."""
 
-    __slots__ = ("_direct", "_direct_at", "_end", "_on_line", "_on_msg", "_pending", "_scratch", "_start", "_view")
+    __slots__ = (
+        "_direct",
+        "_direct_at",
+        "_end",
+        "_on_line",
+        "_on_msg",
+        "_pending",
+        "_scratch",
+        "_spare",
+        "_start",
+        "_view",
+    )
 
     def __init__(self, on_msg: Callable[[int, Msg], None], on_line: Callable[[bytes, bytes], None]) -> None:
         self._on_msg = on_msg
@@ -86,6 +99,7 @@ class Reader:
         self._pending: tuple[int, str, str, int, int] | None = None  # sid, subject, reply, header bytes, total bytes
         self._direct: bytearray | None = None  # a large payload under way, its CRLF included
         self._direct_at = 0
+        self._spare: deque[bytearray] = deque(maxlen=SPARE_BUFFERS)
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes go. Never empty."""
@@ -130,8 +144,24 @@ class Reader:
         if payload[-2:] != CRLF:
             raise ProtocolViolation("a payload does not end with CRLF")
         sid, subject, reply, head_size, total = pending
+        self._spare.append(payload)
         # A view, not a copy; the transport may still hold the memory, so it cannot be cut shorter.
         self._deliver(sid, subject, reply, head_size, memoryview(payload)[:total])
+
+    def _buffer(self, size: int) -> bytearray:
+        """The memory of an earlier payload of this size that nobody looks at any more: new memory costs as much as a copy."""
+        for _ in range(len(self._spare)):
+            found = self._spare.popleft()
+            if len(found) != size:
+                continue  # its kind is over
+            try:
+                found.append(0)  # refused while a view of it is alive
+            except BufferError:
+                self._spare.append(found)
+                continue
+            found.pop()
+            return found
+        return bytearray(size)
 
     def _deliver(self, sid: int, subject: str, reply: str, head_size: int, payload: bytes | memoryview) -> None:
         if not head_size:
@@ -194,7 +224,7 @@ class Reader:
             self._deliver(sid, subject, reply, head_size, payload)
             return True
         if total >= DIRECT_BYTES:
-            self._direct = bytearray(total + 2)
+            self._direct = self._buffer(total + 2)
             self._direct[:have] = self._view[self._start : self._end]
             self._direct_at = have
             self._start = self._end = 0

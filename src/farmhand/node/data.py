@@ -96,8 +96,9 @@ class Spool:
 
     async def _send(self, writer: blobs.Writer, path: Path) -> None:
         with path.open("rb", buffering=0) as file:
-            while chunk := await asyncio.to_thread(file.read, _READ_BYTES):
-                await writer.write(chunk)
+            chunk = await asyncio.to_thread(file.read, _READ_BYTES)
+            while chunk:  # the next is read while this one leaves
+                chunk, _ = await asyncio.gather(asyncio.to_thread(file.read, _READ_BYTES), writer.write(chunk))
         await writer.finish()
 
     def remove_unreported(self, work: Work, first: int) -> None:

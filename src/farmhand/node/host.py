@@ -34,7 +34,7 @@ from farmhand.home.pipe import at_end_of_input, first_line
 from farmhand.model import limits
 from farmhand.model.address import Address, parse_address
 from farmhand.model.version import VERSION
-from farmhand.node import monitor, processes
+from farmhand.node import environment, monitor, processes
 from farmhand.node.diskwatch import DiskWatch
 from farmhand.security.accounts import User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair, store_seed
@@ -96,12 +96,14 @@ class Child:
         """Of its last life; 0 before the first."""
         return self.process.pid if self.process else 0
 
-    def start(self, environment: dict[str, str]) -> None:
+    def start(self) -> None:
         """Spawn it; its end comes as an event."""
         self.started_at = time.monotonic()
         self.hang_up()
         # The child watches its input: when we die without a word, the pipe closes and the child ends too.
-        self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        self.process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, env=environment.for_child(), start_new_session=True
+        )
         process = self.process
         processes.own.add(process.pid)
 
@@ -277,10 +279,7 @@ class Host:
                 command += ["--capability", capability]
             self._children[name] = Child(name, command, self.events)
         for child in self._children.values():
-            child.start(self._environment())
-
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "FARMHAND_HOST_PID": str(os.getpid())}
+            child.start()
 
     def _describe(self) -> paths.FarmFile:
         address = self._broker.address
@@ -344,7 +343,7 @@ class Host:
 
     def _restart(self, name: str) -> None:
         if name != "engine":
-            self._children[name].start(self._environment())
+            self._children[name].start()
             self._children[name].tell(self._broker.address)
         elif not self._broker.alive:
             try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import queue
 import shutil
 import signal
@@ -98,7 +97,7 @@ class Keeper:
         self._child.signal(signal.SIGTERM)  # an agent that is told twice ends its grace
 
     def _start(self) -> None:
-        self._child.start({**os.environ, "FARMHAND_HOST_PID": str(os.getpid())})
+        self._child.start()
         self._child.tell(str(self.config.identity.address))
 
     def _restart_later(self) -> None:

@@ -32,7 +32,7 @@ from farmhand.errors import TaskFailed
 from farmhand.model import limits
 from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
-from farmhand.node import slotwire
+from farmhand.node import environment, slotwire
 from farmhand.node.output import Printer
 
 _FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
@@ -373,6 +373,7 @@ def main() -> None:
     os.close(null)
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(file=2, all_threads=False)
+    environment.forget_large_pages()
     slot = Slot(int(options.number), Path(options.cache), Path(options.progress), source, sink)
     slot.printer.install()
     threading.Thread(target=slot.read_forever, name="farmhand-reader", daemon=True).start()
