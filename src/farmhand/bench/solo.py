@@ -17,6 +17,7 @@ from farmhand.bench import workloads
 MB: Final = workloads.MB
 GIGABYTES: Final = 4
 MILLION: Final = 1_000_000
+LOOKS: Final = 50  # at the memory while a million calls run
 
 
 def in_process(name: str, *args: int) -> dict[str, Any]:
@@ -90,44 +91,40 @@ def memory(slots: int) -> dict[str, Any]:
 
 
 def million(slots: int, calls: int = MILLION) -> dict[str, Any]:
-    """A lazy map over a generator: rate, largest memory, growth over the last four fifths."""
+    """A lazy map over a generator: rate, largest memory, growth each 100,000 calls over the last four fifths."""
     from farmhand import Farm
 
     with Farm(max_workers=slots) as farm:
         workloads.warm(farm)
         look = Memory(farm).look
-        early: dict[str, float] = {}
-        peak: dict[str, float] = {}
-        now: dict[str, float] = {}
+        seen: list[dict[str, float]] = []
         total, began = 0, time.perf_counter()
         for number, value in enumerate(farm.map(workloads.echo, workloads.numbers(calls)), 1):
             total += value
-            if number % (calls // 10) == 0:
-                now = look()
-                early = now if number == calls // 5 else early
-                peak = {role: max(peak.get(role, 0.0), mb) for role, mb in now.items()}
+            if number % (calls // LOOKS) == 0:
+                seen.append(look())
         seconds = time.perf_counter() - began
         if total != calls * (calls - 1) // 2:
             raise AssertionError("the map lost a result")
-        steps = calls * 0.8 / 100_000
-        growth = {role: (now[role] - early[role]) / steps for role in ("client", "engine")}
-        return {"rate": calls / seconds, "peak": peak, "growth": growth}
+        step = calls / LOOKS / 100_000
+        roles = ("client", "engine")
+        return {"rate": calls / seconds, "peak": {role: max(now[role] for now in seen) for role in roles},
+                "growth": {role: slope([now[role] for now in seen[LOOKS // 5 :]]) / step for role in roles}}  # fmt: skip
 
 
-def _through_the_network(farm: Any) -> None:
-    """Make this farm's large values travel through the engine, as between machines."""
-    import msgspec
-
-    farm._driver.config.spool = ""
-    farm._base = msgspec.structs.replace(farm._base, local=False)
+def slope(values: list[float]) -> float:
+    """How much they grow each step, by least squares: one look alone tells more of garbage than of growth."""
+    middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
+    return sum((i - middle) * (value - mean) for i, value in enumerate(values)) / sum(
+        (i - middle) ** 2 for i in range(len(values))
+    )
 
 
 def network(slots: int) -> dict[str, Any]:
     """MB a second of 64 MB each way through the engine."""
     from farmhand import Farm
 
-    with Farm(max_workers=slots) as farm:
-        _through_the_network(farm)
+    with Farm(max_workers=slots, shared_memory=False) as farm:
         workloads.warm(farm)
         return {"argument": workloads.best(lambda: workloads.argument_rate(farm)),
                 "result": workloads.best(lambda: workloads.result_rate(farm))}  # fmt: skip

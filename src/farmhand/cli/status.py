@@ -19,13 +19,24 @@ _LOOK_S: Final = 1.0  # between two looks of --watch; nodes tell twice as often
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
 @click.option("--farm", metavar="ADDRESS", help="Another farm than that of this machine.  [$FARMHAND_FARM]")
+@click.option("--join-line", is_flag=True, help="Print only the join line of this machine's own farm.")
 @json_option
-def command(watch: bool, farm: str | None, as_json: bool) -> None:
+def command(watch: bool, farm: str | None, join_line: bool, as_json: bool) -> None:
     """Show per node and session: slots, busy, runs, failures, cpu s, total s, bytes in and out; the queue per lane;
     rates; and needs that no node meets.
     """
     from farmhand.home.process import new_loop
 
+    if join_line:
+        from farmhand import errors
+        from farmhand.client.contact import running_here
+
+        running = running_here()
+        if running is None:
+            raise errors.FarmNotRunning
+        line = running.join_line
+        click.echo(json.dumps({"join_line": line}) if as_json else line)
+        return
     with asyncio.Runner(loop_factory=new_loop) as runner:
         if not watch:
             runner.run(_once(farm, as_json))

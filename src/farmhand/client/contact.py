@@ -22,13 +22,18 @@ class Meant(NamedTuple):
     own: paths.FarmFolder | None
 
 
+def running_here() -> paths.FarmFile | None:
+    """This user's own farm on this machine, if it runs."""
+    own = paths.default_farm()
+    return own.read() if lock.holder(own.lock) is not None else None
+
+
 def meant_farm(given: str | None = None) -> Meant:
     """The farm at `given`, else at `$FARMHAND_FARM`, else the one that this user runs on this machine.
 
     Raises: `FarmNotRunning`, `BadAddress`, `CredentialMissing`.
     """
-    own = paths.default_farm()
-    running = own.read() if lock.holder(own.lock) is not None else None
+    own, running = paths.default_farm(), running_here()
     text = given or os.environ.get(VARIABLE) or (running.address if running is not None else "")
     if not text:
         raise errors.FarmNotRunning

@@ -125,13 +125,17 @@ class Farm(_View):
     initializer, initargs: run once in each slot before its first task of this Farm.
     on_client_loss: `"kill"` stops this client's running tasks when it dies, `"finish"` lets them end. What waits is withdrawn.
     output: whether what tasks print reaches this process's terminal.
+    nodes: agents of an embedded farm; its slots are shared out among them.
+    shared_memory: on a farm that is all on this machine large values go through its memory; `False` sends them through the
+        engine, as between machines.
 
     Raises: `BadAddress`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
     """
 
     def __init__(self, address: str | None = None, *, max_workers: int | None = None,
                  initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
-                 on_client_loss: str = "kill", output: bool = True, nodes: int = 1) -> None:  # fmt: skip
+                 on_client_loss: str = "kill", output: bool = True, nodes: int = 1,
+                 shared_memory: bool = True) -> None:  # fmt: skip
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -155,6 +159,8 @@ class Farm(_View):
             config.bound = max_workers or 0
         self._driver = Driver(config)
         self._start()
+        if not shared_memory:
+            config.spool = ""
         self._base = Profile("", output=output, local=bool(config.spool))
         _remember(self)
         if initializer is not None:

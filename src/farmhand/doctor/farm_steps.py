@@ -9,8 +9,6 @@ import platform
 import secrets
 from typing import Any, Final
 
-import msgspec
-
 from farmhand import errors
 from farmhand.client.farm import Farm
 from farmhand.doctor.checks import Fault
@@ -189,7 +187,7 @@ async def _on_farm(patient: Patient, action: Any) -> str:
     """Run `action(farm)` on a thread: a Farm is for synchronous code."""
 
     def run() -> str:
-        farm = Farm(patient.meant.address, output=False)
+        farm = Farm(patient.meant.address, output=False, shared_memory=False)  # what the engine carries is to be seen
         try:
             found: str = action(farm)
         finally:
@@ -212,8 +210,6 @@ def _run_task(farm: Farm) -> str:
 
 
 def _run_large(farm: Farm) -> str:
-    farm._driver.config.spool = ""  # not by a file that client and slots share, if they do: by the engine's chunks
-    farm._base = msgspec.structs.replace(farm._base, local=False)
     value = secrets.token_bytes(VALUE_BYTES)
     future = farm.options(timeout=TASK_S, name="doctor").submit(_turn_round, value)
     try:

@@ -75,11 +75,17 @@ class Writer:
 
 
 async def read(connection: Connection, owner: str, blob_id: str, size: int) -> AsyncIterator[bytes | memoryview]:
-    """The chunks of a blob, in order. Raises `StoreFailed` when nothing comes for REQUEST_S."""
+    """The chunks of a blob, in order, also while it is being written. Raises `StoreFailed` when nothing comes for REQUEST_S."""
     queue: asyncio.Queue[bytes | memoryview] = asyncio.Queue()
+    early: dict[int, bytes | memoryview] = {}  # stored before an earlier one that was refused and came again
+    expected = 0
 
-    def take(_sequence: int, _subject: str, chunk: bytes | memoryview) -> None:
-        queue.put_nowait(chunk)
+    def take(_sequence: int, subject: str, chunk: bytes | memoryview) -> None:
+        nonlocal expected
+        early[int(subject.rpartition(".")[2])] = chunk
+        while expected in early:
+            queue.put_nowait(early.pop(expected))
+            expected += 1
         if queue.qsize() >= READ_AHEAD_CHUNKS:
             reader.pause()
 

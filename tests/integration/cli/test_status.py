@@ -45,6 +45,13 @@ def fails() -> None:
     raise ValueError
 
 
+def test_the_join_line_again(farm: Machine, machine: Machine) -> None:
+    line = farm.farm_file()["join_line"]
+    assert farm.run("status", "--join-line").stdout.strip() == line
+    assert farm.json("status", "--join-line") == {"join_line": line}
+    assert machine.run("status", "--join-line").returncode == Exit.NOT_RUNNING
+
+
 @pytest.fixture
 def client(farm: Machine, monkeypatch: pytest.MonkeyPatch) -> Farm:
     monkeypatch.setenv("FARMHAND_HOME", str(farm.home))

@@ -29,10 +29,7 @@ def produce(size: int, fill: int = 1) -> bytes:
 @pytest.fixture(scope="module", params=["shared memory", "network"])
 def any_farm(request: pytest.FixtureRequest, nothing_left_behind: None) -> Iterator[Farm]:
     """The same farm as if it were on this machine, and as if it were elsewhere."""
-    with Farm(max_workers=2, output=False) as farm:
-        if request.param == "network":
-            farm._driver.config.spool = ""
-            farm._base = farm._base.__class__("", output=False, local=False)
+    with Farm(max_workers=2, output=False, shared_memory=request.param == "shared memory") as farm:
         yield farm
 
 
@@ -129,7 +126,6 @@ def test_leaving_the_farm_waits_for_large_results_on_their_way() -> None:
     with Farm(max_workers=2, output=False) as farm:
         local = [farm.submit(produce, 30 * MB) for _ in range(3)]
     assert [len(f.result(0)) for f in local] == [30 * MB] * 3
-    with Farm(max_workers=2, output=False) as farm:
-        farm._base = farm._base.__class__("", output=False, local=False)
+    with Farm(max_workers=2, output=False, shared_memory=False) as farm:
         remote = [farm.submit(produce, 30 * MB) for _ in range(3)]
     assert [len(f.result(0)) for f in remote] == [30 * MB] * 3
