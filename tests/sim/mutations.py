@@ -143,9 +143,9 @@ def ack_before_store(original: Any) -> Any:
 def retract_forgets(original: Any) -> Any:
     """What a slot gave back is reported, and still waited for."""
 
-    def on_retracted(self: Holder, slot: int, first: int, now: float) -> Any:
+    def on_retracted(self: Holder, slot: int, token: int, first: int, now: float) -> Any:
         held = self.by_slot.get(slot)
-        effects = original(self, slot, first, now)
+        effects = original(self, slot, token, first, now)
         if held is not None:
             held.end = held.work.count
         return effects

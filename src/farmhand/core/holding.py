@@ -290,10 +290,10 @@ class Holder:
             return []
         return self._release(held, slot, now)
 
-    def on_retracted(self, slot: int, first: int, now: float) -> list[Effect]:
-        """The slot gave back everything from `first` on."""
+    def on_retracted(self, slot: int, token: int, first: int, now: float) -> list[Effect]:
+        """The slot gave back everything of this attempt from `first` on."""
         held = self.by_slot.get(slot)
-        if held is None or not held.retracting:  # the answer to a question about an earlier message
+        if held is None or held.work.token != token or not held.retracting:  # a late answer, about an earlier message
             return []
         held.retracting = False
         if held.state is HeldState.GONE or not held.done <= first < held.end:

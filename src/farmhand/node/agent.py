@@ -206,7 +206,8 @@ class Agent:
         elif kind == slotwire.OUTPUT:
             self._on_output(slot, payload)
         elif kind == slotwire.RETRACTED:
-            self.carry_out(self.holder.on_retracted(slot.number, int(payload), self._loop.time()))
+            token, first = map(int, payload.split())
+            self.carry_out(self.holder.on_retracted(slot.number, token, first, self._loop.time()))
         elif kind == slotwire.READY:
             slot.ready = True
             self._respawn_s.pop(slot.number, None)

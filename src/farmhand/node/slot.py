@@ -125,7 +125,7 @@ class Slot:
             while True:
                 first = batch.pending.pop()
         self._flush(batch)
-        self.send(slotwire.RETRACTED, str(first).encode())
+        self.send(slotwire.RETRACTED, f"{batch.work.token} {first}".encode())
 
     # ---- running
 

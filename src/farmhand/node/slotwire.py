@@ -28,7 +28,7 @@ DROP: Final = 3  # payload: index, as text
 READY: Final = 11
 RESULT: Final = 12
 OUTPUT: Final = 13
-RETRACTED: Final = 14  # payload: first index given back, as text
+RETRACTED: Final = 14  # payload: the batch's token and the first index given back, as text
 
 
 class Run(msgspec.Struct, array_like=True):

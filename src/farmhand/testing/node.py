@@ -137,9 +137,9 @@ class SimNode(Storing):
             self.after(0.5 * self.world.rng.random(), self._store, held, report, values)
         self.carry_out(self.holder.on_reported(slot.number, count, self.world.schedule.now))
 
-    def on_slot_retracted(self, slot: SimSlot, first: int) -> None:
+    def on_slot_retracted(self, slot: SimSlot, token: int, first: int) -> None:
         """The slot has given back."""
-        self.carry_out(self.holder.on_retracted(slot.number, first, self.world.schedule.now))
+        self.carry_out(self.holder.on_retracted(slot.number, token, first, self.world.schedule.now))
 
     def _store(self, held: holding.Held, report: Report, body: list[Any]) -> None:
         msg_id = f"{report.token:x}.{report.first}.{self.incarnation}"

@@ -15,13 +15,25 @@ if TYPE_CHECKING:
 
 _FLUSH_S: Final = 0.010
 _PIPE_S: Final = 0.001
-_RACE_S: Final = 0.02  # an order to give back that comes so soon after the end of a batch may still be answered
 
 
 class _Batch:
-    __slots__ = ("body", "count", "dropped", "ended", "first", "flush_at", "marks", "pending", "seconds", "values")
+    __slots__ = (
+        "body",
+        "count",
+        "dropped",
+        "ended",
+        "first",
+        "flush_at",
+        "marks",
+        "pending",
+        "seconds",
+        "token",
+        "values",
+    )
 
-    def __init__(self, body: list[Call | None], dropped: set[int]) -> None:
+    def __init__(self, token: int, body: list[Call | None], dropped: set[int]) -> None:
+        self.token = token
         self.body = body
         self.count = len(body)
         self.pending = deque(range(self.count))
@@ -48,8 +60,7 @@ class SimSlot:
         self._batch: _Batch | None = None
         self._pipe_at = self._order_at = 0.0
         self._muted = 0  # the process whose frames are lost
-        self._ended_at = -1.0
-        self._ended_count = 0
+        self._ended: tuple[int, int] | None = None  # the last batch's token and count: orders for it may still come
         self._random = node.world.rng.random
 
     # ---- the process
@@ -61,7 +72,7 @@ class SimSlot:
         self.busy = False
         self.running = -1
         self._batch = None
-        self._ended_at = -1.0
+        self._ended = None
         self._later(0.02 + 0.2 * self._random(), self._say, self.node.on_slot_ready)
 
     def die(self) -> None:
@@ -115,13 +126,13 @@ class SimSlot:
         if not self.up:
             return  # it has died, and the agent is about to read that
         self.busy = True
-        self._order(_PIPE_S, self._load, body, set(held.dropped))
+        self._order(_PIPE_S, self._load, held.work.token, body, set(held.dropped))
 
-    def _load(self, body: list[Call | None], dropped: set[int]) -> None:
-        self._later(0.001 if self._random() < 0.9 else 0.3 * self._random(), self._begin, body, dropped)
+    def _load(self, *batch: Any) -> None:
+        self._later(0.001 if self._random() < 0.9 else 0.3 * self._random(), self._begin, *batch)
 
-    def _begin(self, body: list[Call | None], dropped: set[int]) -> None:
-        self._batch = _Batch(body, dropped)
+    def _begin(self, token: int, body: list[Call | None], dropped: set[int]) -> None:
+        self._batch = _Batch(token, body, dropped)
         self._next(self._batch)
 
     def _next(self, batch: _Batch) -> None:
@@ -135,7 +146,7 @@ class SimSlot:
         self._batch = None
         self.busy = False
         self.running = -1
-        self._ended_at, self._ended_count = self.node.world.schedule.now, batch.count
+        self._ended = (batch.token, batch.count)
         self._flush(batch)
 
     def _run_one(self, batch: _Batch, index: int) -> None:
@@ -183,14 +194,14 @@ class SimSlot:
     def _retract(self) -> None:
         batch = self._batch
         if batch is None:
-            if self.node.world.schedule.now - self._ended_at < _RACE_S:
-                self._say(self.node.on_slot_retracted, self._ended_count)
+            if self._ended is not None:
+                self._say(self.node.on_slot_retracted, *self._ended)
             return
         first = batch.count
         while batch.pending:
             first = batch.pending.pop()
         self._flush(batch)
-        self._say(self.node.on_slot_retracted, first)
+        self._say(self.node.on_slot_retracted, batch.token, first)
 
     def drop(self, index: int) -> None:
         """Do not start that index."""

@@ -346,7 +346,7 @@ def test_an_overdue_batch_gives_back_what_has_not_begun(node: Node, seen: Effect
     assert seen.take(Retract).slot == 0
     node.tell(node.holder.on_tick(2 * limits.OVERDUE_S))
     node.tell(node.holder.on_reported(0, 1, 0.3))
-    node.tell(node.holder.on_retracted(0, 2, 0.3))
+    node.tell(node.holder.on_retracted(0, held.work.token, 2, 0.3))
     finish = seen.take(Finish)
     assert (finish.first, kinds(finish)) == (2, [Kind.RETURNED] * 3)
     node.tell(node.holder.on_reported(0, 1, 0.4))
@@ -360,7 +360,7 @@ def test_all_that_was_left_may_be_given_back(node: Node, seen: Effects) -> None:
     node.tell(node.holder.on_tick(limits.OVERDUE_S))
     seen.take(Retract)
     node.tell(node.holder.on_reported(0, 1, 0.3))
-    node.tell(node.holder.on_retracted(0, 1, 0.3))
+    node.tell(node.holder.on_retracted(0, held.work.token, 1, 0.3))
     seen.take(Finish)
     assert held.state is HeldState.STORING
 
@@ -370,7 +370,7 @@ def test_a_slot_that_does_not_answer_is_asked_again(node: Node, seen: Effects) -
     for now in (limits.OVERDUE_S, limits.OVERDUE_S + limits.LONG_RUN_S):
         node.tell(node.holder.on_tick(now))
         seen.take(Retract)
-    node.tell(node.holder.on_retracted(0, 3, 2.0))  # there was nothing left
+    node.tell(node.holder.on_retracted(0, held.work.token, 3, 2.0))  # there was nothing left
     assert held.end == 3
     node.tell(node.holder.on_kill(held.work.token, 0, 0))
     seen.take(KillSlot)
@@ -378,9 +378,14 @@ def test_a_slot_that_does_not_answer_is_asked_again(node: Node, seen: Effects) -
 
 
 def test_an_answer_about_an_earlier_message_is_dropped(node: Node, seen: Effects) -> None:
-    node.tell(node.holder.on_retracted(0, 1, 0.0))
+    node.tell(node.holder.on_retracted(0, 7, 1, 0.0))
     held = node.started(count=5)
-    node.tell(node.holder.on_retracted(0, 2, 0.0))
+    node.tell(node.holder.on_retracted(0, held.work.token, 2, 0.0))  # nobody asked
+    node.tell(node.holder.on_tick(limits.OVERDUE_S))
+    seen.take(Retract)
+    node.tell(
+        node.holder.on_retracted(0, held.work.token + 1, 2, 0.2)
+    )  # the slot was slow to answer for the one before
     assert held.end == 5
 
 
@@ -398,7 +403,7 @@ def test_a_session_that_is_gone_takes_its_work_along(seen: Effects) -> None:
     assert seen.take(Ack).held is running
     assert seen.take(Ack).held is waiting
     assert list(node.holder.held.values()) == [other]
-    node.tell(node.holder.on_retracted(running.slots[0], 1, 0.2))
+    node.tell(node.holder.on_retracted(running.slots[0], running.work.token, 1, 0.2))
     node.tell(node.holder.on_reported(running.slots[0], 3, 0.2))  # its last words
     assert running.state is HeldState.GONE
     node.tell(node.holder.on_slot_lost(running.slots[0], 0, DEATH, 0.3))
