@@ -62,7 +62,7 @@ class SlotProcess:
         with path.open("r+b") as file:
             self._progress = mmap.mmap(file.fileno(), slotwire.PROGRESS.size)
         command = [
-            sys.executable, "-m", "farmhand.node.slot", "--number", str(self.number), "--cache", str(self._cache),
+            sys.executable, "-P", "-m", "farmhand.node.slot", "--number", str(self.number), "--cache", str(self._cache),
             "--progress", str(path), "--parent", str(os.getpid()),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", processes.SLOT_VARIABLE: str(self.number)}

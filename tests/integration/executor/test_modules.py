@@ -170,3 +170,19 @@ def fetches_after(farm: Farm, runs: int) -> int:
         if len(nodes) == 2 and sum(node["runs"] for node in nodes) >= runs:
             return sum(node["code_fetches"] for node in nodes)
     raise AssertionError("the nodes do not tell of their runs")
+
+
+def test_files_of_the_working_folder_do_not_stand_in_for_the_standard_library(script: Script) -> None:
+    script.file("elsewhere/queue.py", "raise RuntimeError('the wrong queue')\n")
+    done = script.run(
+        """
+        import os
+        from farmhand import Farm
+
+        if __name__ == "__main__":
+            os.chdir("elsewhere")
+            with Farm(max_workers=1) as farm:
+                print(farm.submit(abs, -3).result(30))
+        """
+    )
+    assert done.stdout.split() == ["3"]
