@@ -78,13 +78,18 @@ def _ray(slots: int) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def _parsl(slots: int) -> Iterator[Executor]:
+    import os
+    import sys
     import tempfile
+    from pathlib import Path
 
     import parsl
     from parsl.config import Config
     from parsl.executors import HighThroughputExecutor
     from parsl.providers import LocalProvider
 
+    # It starts a program of its own that lies beside this Python.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with tempfile.TemporaryDirectory(prefix="parsl-") as folder:
         pool = HighThroughputExecutor(address="127.0.0.1", max_workers_per_node=slots, encrypted=False,
                                       provider=LocalProvider(init_blocks=1, max_blocks=1))  # fmt: skip

@@ -38,9 +38,6 @@ log = logging.getLogger("farmhand.engine")
 START_S: Final = 30.0  # an empty store is up in 10 ms, a million messages in under a second; a cold disk gets this long
 STOP_S: Final = 10.0  # it flushes its stores; then it is killed, which loses nothing that was acknowledged
 CHECK_S: Final = 0.002  # between looks for the ports file, each a wait for the process's end at the same time
-# Per cent of growth before the server collects garbage. Its own 100 makes the slowest calls a tenth slower, and 400 gains nothing
-# more; at 200 it takes some 60 MB under full load.
-COLLECT_AT: Final = "200"
 LOG_LINES: Final = 20  # of the log in an error
 LOG_TAIL_BYTES: Final = 16 * 1024
 
@@ -79,7 +76,6 @@ class _Life:
                     stdout=stderr,
                     stderr=stderr,
                     start_new_session=True,
-                    env={"GOGC": COLLECT_AT, **os.environ},
                 )
         except OSError as problem:
             self._problem = problem
