@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.chaos.meeting import PathMeeting
 from tests.chaos.work import effect, number, visit
 
 from farmhand import Farm
+from farmhand.model import limits
 
 
 @pytest.mark.parametrize("how", ["terminated", "killed", "killed and away for 5 s"])
@@ -43,6 +46,39 @@ def test_the_engine_restarts_under_work(how: str, home: Path, effects: Effects) 
         assert agent.is_running()
         wait_until(lambda: len(farm.status()["nodes"]) == 2, "both nodes are back")
         assert farm.submit(number, 5).result(PATIENCE_S) == 5
+
+
+def turned(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@pytest.mark.parametrize("away_s", [0.0, limits.REQUEST_S + 1.0])
+def test_the_engine_restarts_while_large_values_travel(away_s: float, home: Path, dice: random.Random) -> None:
+    values = [dice.randbytes(16 * limits.MB) for _ in range(12)]
+    with FarmProcess(home, nodes=(1, 1)) as running, Farm(running.file.address, shared_memory=False) as farm:
+        assert farm.submit(turned, values[0]).result(PATIENCE_S) == values[0][::-1]
+        over = threading.Event()
+
+        def strike() -> None:
+            for _ in range(1 if away_s else 4):
+                if over.wait(dice.uniform(0.1, 1.0)):
+                    return
+                engine = running.one("engine")
+                with frozen(running.host):  # nobody is there to start it again
+                    engine.kill()
+                    hold(away_s)
+
+        thread = threading.Thread(target=strike)
+        thread.start()
+        try:
+            futures = [farm.submit(turned, value) for value in values]
+            assert [
+                future.result(PATIENCE_S) == value[::-1] for future, value in zip(futures, values, strict=True)
+            ] == [True] * len(values)
+        finally:
+            over.set()
+            thread.join()
+        print(f"{farm._driver.core.counts}")
 
 
 def test_two_farms_at_once_in_a_path_with_blanks(tmp_path: Path) -> None:

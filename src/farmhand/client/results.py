@@ -60,6 +60,26 @@ class Body:
                 self.problem = f"{type(error).__name__}: {error}"
 
 
+class Value:
+    """What unpickling gave or raised."""
+
+    __slots__ = ("_error", "_value")
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._value: Any = None
+        self._error: BaseException | None = None
+        try:
+            self._value = load()
+        except BaseException as error:  # noqa: BLE001 - unpickling runs user code
+            self._error = error
+
+    def get(self) -> Any:
+        """The value. Raises what was raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
 class Results:
     """Ends futures. Runs on the loop; only large values are opened on other threads."""
 
@@ -133,22 +153,26 @@ class Results:
         if ref.path:
             await asyncio.to_thread(self._open, future, lambda: _read_file(Path(ref.path)))
             return
-        driver = self._driver
         async with self._streams:
-            pipe = ChunkPipe()
-            opened = driver.loop.run_in_executor(None, self._open, future, pipe.load)
-            try:
-                async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
-                    if not pipe.offer(chunk):
-                        await asyncio.to_thread(pipe.put, chunk)
-                await asyncio.to_thread(pipe.put, None)
-            except (errors.EngineError, TimeoutError) as error:
-                await asyncio.to_thread(pipe.put, error)
-            except BaseException:
-                pipe.close(errors.FarmClosed())
-                raise
-            await opened
+            value = await blobs.patiently(self._driver.connection, lambda _: self._read(ref))
+        self._open(future, value.get)
+        del value
         await self.remove(ref.id)
+
+    async def _read(self, ref: BlobRef) -> Value:
+        """Stream a value out of the engine. Raises what the engine says; what unpickling raises comes with the value."""
+        driver = self._driver
+        pipe = ChunkPipe()
+        opened = driver.loop.run_in_executor(None, Value, pipe.load)
+        try:
+            async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
+                if not pipe.offer(chunk):
+                    await asyncio.to_thread(pipe.put, chunk)
+            await asyncio.to_thread(pipe.put, None)
+        except BaseException:
+            pipe.close(errors.FarmClosed())
+            raise
+        return await opened
 
     def end(self, effect: core.Ended, body: Body | None) -> None:
         """This task did not succeed. Without a body it was no report that ended it."""
@@ -190,8 +214,8 @@ class ChunkPipe:
         self._read_out = False  # nobody reads any more
         self._view = memoryview(b"")
 
-    def put(self, item: bytes | memoryview | Exception | None) -> None:
-        """Add a chunk, or how it ended; waits while the reader is behind."""
+    def put(self, item: bytes | memoryview | None) -> None:
+        """Add a chunk, or None for the end; waits while the reader is behind."""
         if not self._read_out:
             self._room.acquire()
             self._queue.put(item)

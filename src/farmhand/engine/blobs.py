@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final
+import itertools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
 
 from farmhand import errors
 from farmhand.engine import subjects
@@ -13,6 +15,10 @@ from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
 from farmhand.model import limits
+
+log = logging.getLogger("farmhand.engine")
+
+T = TypeVar("T")
 
 READ_AHEAD_CHUNKS: Final = 16  # chunks waiting in memory for a slow reader; then the engine is asked to pause
 
@@ -115,3 +121,25 @@ async def read_small(connection: Connection, owner: str, blob_id: str) -> bytes 
 async def remove(connection: Connection, owner: str, blob_id: str = "*") -> None:
     """Remove one blob, or all of an owner."""
     await purge(connection, subjects.BLOB, subjects.blob(owner, blob_id, "*"))
+
+
+async def patiently(connection: Connection, attempt: Callable[[int], Awaitable[T]], *, sending: bool = False) -> T:
+    """Do `attempt(number)`, and again after an outage of the engine.
+
+    What fails while the engine is there fails, but for `sending`, which waits for an engine that is full.
+    """
+    for number in itertools.count():
+        outages: list[None] = []
+        on_lost = lambda outages=outages: outages.append(None)  # noqa: E731
+        connection.on_disconnected.append(on_lost)
+        try:
+            return await attempt(number)
+        except (errors.EngineError, TimeoutError) as error:
+            if isinstance(error, errors.StoreFailed) and not (sending or outages):
+                raise
+            log.warning("data of a task is tried again: %s", error or "no answer")
+        finally:
+            connection.on_disconnected.remove(on_lost)
+        await asyncio.sleep(limits.STORE_RETRY_S)
+        await connection.wait_connected()
+    raise AssertionError("it counts for ever")

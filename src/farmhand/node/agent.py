@@ -19,7 +19,7 @@ import msgspec
 
 from farmhand import errors
 from farmhand.core import holding
-from farmhand.engine import streams, subjects
+from farmhand.engine import blobs, streams, subjects
 from farmhand.engine.connection import Connection, Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
@@ -30,7 +30,7 @@ from farmhand.model.outcome import Kind, Mark
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
-from farmhand.node.data import Spool, patiently
+from farmhand.node.data import Spool
 from farmhand.node.lanes import Lanes
 from farmhand.node.slotproc import Exit, SlotProcess
 from farmhand.node.watch import Watch
@@ -62,6 +62,7 @@ class Cargo(msgspec.Struct):
     files: dict[int, str] = {}
     timers: list[asyncio.TimerHandle] = []
     slot: int = -1  # that runs it, or did
+    name: str = ""  # of this run, in the names of its large values: another run of the same attempt has another
 
 
 class Agent:
@@ -70,6 +71,7 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.incarnation = secrets.token_hex(6)
+        self._taken = 0  # messages
         self.holder = holding.Holder(config.slots)
         self.cache = CodeCache(config.cache)
         self.runs = self.failures = self.bytes_in = self.bytes_out = 0
@@ -224,7 +226,7 @@ class Agent:
         if held is not None:
             self.failures += 1
             self.watch.end(held)
-            self.spool.remove_unreported(held.work, held.done)
+            self.spool.remove_unreported(held.cargo.name, range(held.done, held.work.count))
         self.carry_out(self.holder.on_slot_lost(slot.number, slot.running()[0], mark, self._loop.time()))
         wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
         self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
@@ -262,7 +264,7 @@ class Agent:
     async def _report_with_files(self, held: holding.Held, report: Report, body: bytes,
                                  files: Iterable[tuple[int, str, int]]) -> None:  # fmt: skip
         try:
-            report.blobs = await self.spool.upload(held.work, files)
+            report.blobs = await self.spool.upload(held.cargo.name, held.work, files)
         except (errors.EngineError, OSError) as error:
             text = f"the result could not be stored: {error}"
             report.marks = tuple(Mark(report.first + i, Kind.REFUSED, text) for i in range(report.count))
@@ -312,8 +314,12 @@ class Agent:
         known = self.holder.held.get((lane, sequence))
         if known is not None:  # delivered again: only the way to acknowledge it is new
             known.cargo.ack = msg.reply
-        cargo = known.cargo if known is not None else Cargo(msg.data, msg.reply, {}, [])
+        cargo = known.cargo if known is not None else self._cargo(msg, work)
         self.carry_out(self.holder.on_message(lane, sequence, work, pending, self._loop.time(), cargo, wait=wait))
+
+    def _cargo(self, msg: Msg, work: Work) -> Cargo:
+        self._taken += 1
+        return Cargo(msg.data, msg.reply, {}, [], name=f"{work.token:x}-{self.incarnation}-{self._taken:x}")
 
     def carry_out(self, effects: list[holding.Effect]) -> None:
         """Do what the holder decided."""
@@ -359,8 +365,8 @@ class Agent:
 
     async def _fetch_and_run(self, held: holding.Held, wanted: list[str]) -> None:
         try:
-            await patiently(self.connection, lambda _number: self.cache.ensure(self.connection, wanted))
-            await self.spool.download(held.work, held.dropped, held.cargo.files)
+            await blobs.patiently(self.connection, lambda _number: self.cache.ensure(self.connection, wanted))
+            await self.spool.download(held.cargo.name, held.work, held.dropped, held.cargo.files)
         except (errors.FarmhandError, OSError, TimeoutError) as error:
             self._refuse(held, f"its code or data could not be fetched: {error}")
             return
@@ -380,7 +386,8 @@ class Agent:
         work, number = held.work, held.slots[0]
         slot = self.slots[number]
         held.cargo.slot = number
-        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), str(self.config.spool), work.attempt)
+        results = self.spool.results(held.cargo.name)
+        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt)
         slot.run(run, work, held.cargo.frame)
         self.watch.begin(held, slot)
 

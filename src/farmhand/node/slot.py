@@ -231,7 +231,7 @@ class Slot:
         return None, 64
 
     def _spool_path(self, batch: Batch, index: int) -> Path:
-        return Path(batch.run.spool) / slotwire.result_name(batch.work, index)
+        return slotwire.result_path(batch.run.results, index)
 
     def _flush(self, batch: Batch) -> None:
         """Send what has ended since the last time."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from farmhand.model.messages import Work
 from farmhand.model.outcome import Mark
 
 HEAD: Final = struct.Struct("<IB")
@@ -36,13 +36,13 @@ class Run(msgspec.Struct, array_like=True):
 
     dropped: tuple[int, ...] = ()
     files: tuple[tuple[int, str], ...] = ()  # large arguments by index; the agent removes them afterwards
-    spool: str = ""  # where a large result is to be written
+    results: str = ""  # the path, but for the index, of a large result
     attempt: int = 1
 
 
-def result_name(work: Work, index: int) -> str:
-    """The name of the file with a large result."""
-    return f"r-{work.session}-{work.token:x}-{index}"
+def result_path(results: str, index: int) -> Path:
+    """The file with a large result."""
+    return Path(f"{results}-{index}")
 
 
 class SlotResult(msgspec.Struct, array_like=True):
