@@ -42,7 +42,7 @@ def test_the_layers() -> None:
     contract = next(c for c in settings["contracts"] if c["id"] == "layers")
     there = {p.stem for p in SOURCE.iterdir() if (p / "__init__.py").exists() or p.suffix == ".py"}
     layers = [[name for name in re.findall(r"\w+", line) if name in there] for line in contract["layers"]]
-    drawn = next(b.text for b in blocks(PAGE) if b.text.startswith("testing\n"))
+    drawn = next(b.text for b in blocks(PAGE) if b.text.startswith("testing "))
     assert [line.split() for line in drawn.splitlines()] == [layer for layer in layers if layer]
 
 

@@ -66,12 +66,23 @@ def test_how_output_is_compared() -> None:
         ("primes.py", ["--below", "300000"], "primes below 300,000: 25,997"),
         ("failures.py", [], "dies: TaskCrashed: ...\n...\ntakes_too_long: TaskTimedOut: ...\nand the farm goes on: 6"),
         ("mandelbrot.py", ["--size", "120"], "...mandelbrot.png..."),
+        (
+            "antpool_sum.py",
+            ["1003", "FARM"],
+            "by_submit 502503 in ...\nby_callback 502503 in ...\nby_map 502503 in ...",
+        ),
+        (
+            "antpool_pictures.py",
+            ["2", "FARM"],
+            "threads 2 pictures, ...\nprocesses 2 pictures, ...\nfarm 2 pictures, ...",
+        ),
     ],
-    ids=["primes", "failures", "mandelbrot"],
+    ids=["primes", "failures", "mandelbrot", "antpool_sum", "antpool_pictures"],
 )
 def test_an_example_runs(
     name: str, arguments: list[str], expected: str, shared_farm: dict[str, str], tmp_path: Path
 ) -> None:
+    arguments = [shared_farm["FARMHAND_FARM"] if word == "FARM" else word for word in arguments]
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
     done = subprocess.run(
         command, cwd=tmp_path, env=shared_farm, capture_output=True, text=True, check=False, timeout=60

@@ -14,7 +14,7 @@ from tests.docs.generated import COMMAND, PARTS, SOURCE, with_part
 from tests.docs.markdown import DOCS, rows, section
 
 import farmhand
-from farmhand import Farm, FarmFuture, Retry, errors
+from farmhand import AsyncFarm, Farm, FarmFuture, Retry, errors
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
 from farmhand.engine import streams
 from farmhand.model import limits, messages
@@ -28,6 +28,15 @@ SIGNATURES = {
     "Farm.options": Farm.options,
     "Farm.shutdown": Farm.shutdown,
     "Farm.status": Farm.status,
+    "Farm.progress": Farm.progress,
+    "AsyncFarm": AsyncFarm,
+    "AsyncFarm.submit": AsyncFarm.submit,
+    "AsyncFarm.map": AsyncFarm.map,
+    "AsyncFarm.as_completed": AsyncFarm.as_completed,
+    "AsyncFarm.progress": AsyncFarm.progress,
+    "AsyncFarm.options": AsyncFarm.options,
+    "AsyncFarm.shutdown": AsyncFarm.shutdown,
+    "AsyncFarm.status": AsyncFarm.status,
     "FarmFuture.running": FarmFuture.running,
     "FarmFuture.cancel": FarmFuture.cancel,
     "FarmFuture.kill": FarmFuture.kill,

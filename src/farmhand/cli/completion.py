@@ -10,13 +10,13 @@ from farmhand.cli.main import PROGRAM, cli
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    r"""Print what makes SHELL complete this command.
+    """Print what makes SHELL complete this command.
 
     \b
     bash: echo 'eval "$(farmhand completion bash)"' >> ~/.bashrc
     zsh:  echo 'eval "$(farmhand completion zsh)"' >> ~/.zshrc
     fish: farmhand completion fish > ~/.config/fish/completions/farmhand.fish
-    """
+    """  # noqa: D301 (click keeps the lines behind this sign as they are)
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

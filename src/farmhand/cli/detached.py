@@ -61,6 +61,8 @@ def _arguments(config: HostConfig) -> list[str]:
         str(config.grace),
         "--durability",
         "power" if config.power else "process",
+        "--log-level",
+        config.log_level,
     ]
     if config.nodes:
         given += ["--slots", str(sum(config.nodes))]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from farmhand.cli.exits import Exit
-from farmhand.cli.main import json_option
+from farmhand.cli.main import farm_option, json_option
 
 if TYPE_CHECKING:
     from farmhand.doctor import Check
@@ -18,7 +18,7 @@ _SIGNS = {"ok": ("ok", "green"), "failed": ("FAILED", "red"), "skipped": ("skipp
 
 
 @click.command("doctor")
-@click.option("--farm", metavar="ADDRESS", help="Another farm than that of this machine.  [$FARMHAND_FARM]")
+@farm_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, farm: str | None, as_json: bool) -> None:
@@ -43,12 +43,29 @@ def command(ctx: click.Context, farm: str | None, as_json: bool) -> None:
 async def _examine(farm: str | None, quiet: bool) -> list[Check]:
     from farmhand.doctor import all_steps, examine
     from farmhand.doctor.patient import Patient
+    from farmhand.home import settings
 
-    patient = Patient(farm)
+    settings.export_server(settings.settle("doctor"))
+    patient = Patient(settings.chosen_farm(farm))
+    if patient.given and _is_own_and_down(patient.given):
+        patient.given = None  # then it is looked at as this machine's, and not as one elsewhere
     try:
         return await examine(all_steps(), patient, (lambda _: None) if quiet else _show)
     finally:
         await patient.close()
+
+
+def _is_own_and_down(address: str) -> bool:
+    from farmhand import errors
+    from farmhand.client.remote import remote_login
+
+    try:
+        remote_login(address)
+    except errors.FarmNotRunning:
+        return True
+    except errors.FarmhandError:
+        pass  # a check will say it
+    return False
 
 
 def _show(check: Check) -> None:

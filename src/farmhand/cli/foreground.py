@@ -17,7 +17,7 @@ from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection
 from farmhand.home import lock
 from farmhand.home.login import options
-from farmhand.home.logs import LOG_FORMAT, start_logging
+from farmhand.home.logs import show_on_terminal, start_logging
 from farmhand.home.paths import FarmFile
 from farmhand.home.process import new_loop
 from farmhand.model import limits
@@ -31,15 +31,17 @@ _LOOK_S = 0.02  # between two looks whether everything is there; a node takes 0.
 Ready = Callable[[dict[str, Any]], None]
 
 
-def run_here(config: HostConfig, on_ready: Ready) -> None:
+def run_here(config: HostConfig, on_ready: Ready, *, verbose: bool = False) -> None:
     """Run the farm until SIGINT or SIGTERM. `on_ready(description)` is called once, when it takes work.
+
+    `verbose`: the terminal shows all that the supervisor logs, not only its warnings.
 
     Raises: `FarmRunning`, `PortInUse`, `PlaintextRefused` and whatever else keeps the engine from starting.
     """
     _refuse_second(config)
     host = Host(config)
     host.folder.make()
-    _start_logs(host)
+    _start_logs(host, verbose=verbose)
     _obey_signals(host)
 
     def started(content: FarmFile) -> None:
@@ -70,13 +72,10 @@ def _port_advice(host: Host) -> str:
     return f"Port {kept} is that of this farm's last run, by which joined machines know it; another one: --port."
 
 
-def _start_logs(host: Host) -> None:
+def _start_logs(host: Host, *, verbose: bool) -> None:
     """All into a file; what the supervisor itself warns of on the terminal too."""
-    start_logging(host.folder.logs / "host.log")
-    here = logging.StreamHandler(sys.stderr)
-    here.setLevel(logging.WARNING)
-    here.setFormatter(logging.Formatter(LOG_FORMAT))
-    logging.getLogger("farmhand.host").addHandler(here)
+    start_logging(host.folder.logs / "host.log", host.config.log_level)
+    show_on_terminal(logging.DEBUG if verbose else logging.WARNING)
 
 
 def _obey_signals(host: Host) -> None:

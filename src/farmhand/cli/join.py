@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from farmhand.cli.main import complete_farm, log_options
 
 if TYPE_CHECKING:
     from farmhand.home.enrol import Enrolled
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("join")
-@click.argument("line", metavar="LINE|ADDRESS")
+@click.argument("line", metavar="LINE|NAME|ADDRESS", shell_complete=complete_farm)
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Tasks at a time.  [one per usable core]")
 @click.option(
     "--name", default="", metavar="NAME", help="This node's name in the farm.  [kept from the last time, else made]"
@@ -29,33 +30,41 @@ if TYPE_CHECKING:
 @click.option(
     "--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when it leaves.  [10]"
 )
-def command(line: str, slots: int | None, name: str, capabilities: tuple[str, ...], grace: float | None) -> None:
+@log_options
+def command(line: str, name: str, verbose: bool, **given: Any) -> None:
     """Let this machine work for a farm. It needs the LINE that `farmhand up` printed there, once; then its ADDRESS.
+
+    The NAME of a farm that `farmhand use` has saved will do as its address. What is not given here is as `farmhand config`
+    shows it.
 
     The first join fails within 5 seconds if it cannot succeed. A machine that has joined keeps trying for ever. Ctrl-C
     leaves in good order, a second Ctrl-C without finishing what runs.
     """
     from farmhand.cli.up import checked_capabilities
-    from farmhand.model import limits
+    from farmhand.home import saved, settings
     from farmhand.node.keeper import Keeper, KeeperConfig
     from farmhand.node.monitor import usable_cores
 
-    capabilities = checked_capabilities(capabilities)
-    identity, held = _identify(line, name)
+    checked_capabilities(given["capabilities"])
+    if verbose:
+        given["log_level"] = given["log_level"] or "debug"
+    values = {key: each.value for key, each in settings.settle("join", given).items()}
+    identity, held = _identify(saved.address_of(line), name)
     with held:
-        count = slots or usable_cores()
+        count: int = values["slots"] or usable_cores()
         log = identity.key.with_suffix(".log")
         keeper = Keeper(
             KeeperConfig(
                 identity=identity,
                 slots=count,
                 log=log,
-                grace=limits.GRACE_S if grace is None else grace,
-                capabilities=capabilities,
+                grace=values["grace"],
+                capabilities=values["capabilities"],
+                log_level=values["log_level"],
             )
         )
+        _start_logs(log.with_name(f"keeper-{identity.name}.log"), values["log_level"], verbose=verbose)
         _obey_signals(keeper)
-        _show_warnings()
         click.echo(f"Working for {identity.address} as {identity.name} with {count} slots. Log: {log}")
         sys.stdout.flush()
         keeper.run()
@@ -139,7 +148,11 @@ def _obey_signals(keeper: Keeper) -> None:
             signal.signal(getattr(signal, name), end)
 
 
-def _show_warnings() -> None:
-    from farmhand.home.logs import LOG_FORMAT
+def _start_logs(path: Path, level: str, *, verbose: bool) -> None:
+    """This process's own log; what it warns of on the terminal too."""
+    import logging
 
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    from farmhand.home.logs import show_on_terminal, start_logging
+
+    start_logging(path, level)
+    show_on_terminal(logging.DEBUG if verbose else logging.WARNING)

@@ -23,6 +23,8 @@ _COMMANDS: Final = {
     "join": ("farmhand.cli.join", "Let this machine work for a farm."),
     "status": ("farmhand.cli.status", "Show nodes, sessions, queues and rates."),
     "doctor": ("farmhand.cli.doctor", "Check every part of a farm with a real task, and say which part fails."),
+    "use": ("farmhand.cli.use", "Give a farm a name, or say which farm is meant."),
+    "config": ("farmhand.cli.config", "Show each setting and where it came from."),
     "demo": ("farmhand.cli.demo", "Analyse the standard library on a farm of two nodes, and render a picture."),
     "bench": ("farmhand.cli.bench", "Measure Farmhand beside ProcessPoolExecutor and others."),
     "completion": ("farmhand.cli.completion", "Print what makes a shell complete this command."),
@@ -79,6 +81,43 @@ def cli(ctx: click.Context, debug: bool) -> None:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def log_options(function: F) -> F:
+    """`--log-level` and `-v`, for a command that starts processes which keep logs."""
+    level = click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        help="The least grave that the logs keep.  [info]",
+    )
+    verbose = click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Keep all in the logs, as --log-level debug, and show this process's own on the terminal.",
+    )
+    return level(verbose(function))
+
+
+def complete_farm(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The names of saved farms, for the shell."""
+    from farmhand import errors
+    from farmhand.home import saved
+
+    try:
+        return [name for name in sorted(saved.load().farms) if name.startswith(incomplete)]
+    except errors.FarmhandError:
+        return []
+
+
+def farm_option(function: F) -> F:
+    """`--farm`: a saved name, an address or a join line."""
+    return click.option(
+        "--farm",
+        metavar="NAME|ADDRESS",
+        shell_complete=complete_farm,
+        help="Another farm than that of this machine.  [see `farmhand use` and $FARMHAND_FARM]",
+    )(function)
+
+
 def json_option(function: F) -> F:
     """`--json`: one document on standard output, errors too."""
 
@@ -122,11 +161,22 @@ def _report(error: BaseException, invocation: Invocation) -> int:
     ours = isinstance(error, errors.FarmhandError | KeyboardInterrupt | OSError)
     if invocation.debug or not ours:
         traceback.print_exception(error)
+    if not ours:
+        _log(error)
     if invocation.json:
         _say_json(str(error), type(error).__name__)
     elif ours:
         click.echo(f"{PROGRAM}: {error}", err=True)
     return int(exit_of(error))
+
+
+def _log(error: BaseException) -> None:
+    """A supervisor has a log; what is caught here would not come into it otherwise."""
+    import logging
+
+    log = logging.getLogger(PROGRAM)
+    if log.handlers:
+        log.critical("ended by an error that nobody foresaw", exc_info=error)
 
 
 def _say_json(text: str, kind: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 import click
 
-from farmhand.cli.main import json_option
+from farmhand.cli.main import farm_option, json_option
 from farmhand.cli.status_report import Report, add_means, add_rates
 
 _LOOK_S: Final = 1.0  # between two looks of --watch; nodes tell twice as often
@@ -18,7 +18,7 @@ _LOOK_S: Final = 1.0  # between two looks of --watch; nodes tell twice as often
 
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
-@click.option("--farm", metavar="ADDRESS", help="Another farm than that of this machine.  [$FARMHAND_FARM]")
+@farm_option
 @click.option("--join-line", is_flag=True, help="Print only the join line of this machine's own farm.")
 @json_option
 def command(watch: bool, farm: str | None, join_line: bool, as_json: bool) -> None:

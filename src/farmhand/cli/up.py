@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farmhand.cli.main import json_option
+from farmhand.cli.main import json_option, log_options
 
 if TYPE_CHECKING:
     from farmhand.node.host import HostConfig
@@ -18,16 +18,8 @@ if TYPE_CHECKING:
 @click.option(
     "--slots", type=click.IntRange(1), metavar="N", help="Slots in all, shared among the nodes.  [one per usable core]"
 )
-@click.option(
-    "--nodes", type=click.IntRange(0), default=1, show_default=True, metavar="N", help="Node agents on this machine."
-)
-@click.option(
-    "--listen",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="HOST",
-    help="Where the engine listens; off loopback it speaks TLS.",
-)
+@click.option("--nodes", type=click.IntRange(0), metavar="N", help="Node agents on this machine.  [1]")
+@click.option("--listen", metavar="HOST", help="Where the engine listens; off loopback it speaks TLS.  [127.0.0.1]")
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
@@ -44,9 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--durability",
     type=click.Choice(["process", "power"]),
-    default="process",
-    show_default=True,
-    help="What stored work survives: the death of every process, or also a power cut (slower).",
+    help="What stored work survives: the death of every process, or also a power cut (slower).  [process]",
 )
 @click.option(
     "--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when the farm ends.  [10]"
@@ -54,14 +44,16 @@ if TYPE_CHECKING:
 @click.option(
     "--capability", "capabilities", multiple=True, metavar="K[=V]", help="What this machine's nodes can do; repeatable."
 )
+@log_options
 @json_option
-def command(detach: bool, as_json: bool, **given: Any) -> None:
+def command(detach: bool, as_json: bool, verbose: bool, **given: Any) -> None:
     """Run a farm on this machine: an engine, a steward and a node.
 
     Its state is kept under $FARMHAND_HOME; Ctrl-C or `farmhand down` ends it in good order, a second Ctrl-C without
-    waiting for what runs. It listens on loopback only unless --listen says otherwise.
+    waiting for what runs. It listens on loopback only unless --listen says otherwise. What is not given here is as
+    `farmhand config` shows it.
     """
-    config = _config(**given)
+    config = _config(given, verbose=verbose)
     if detach:
         from farmhand.cli.detached import start_detached
 
@@ -69,51 +61,51 @@ def command(detach: bool, as_json: bool, **given: Any) -> None:
         return
     from farmhand.cli.foreground import run_here
 
-    run_here(config, lambda ready: show(ready, as_json))
+    run_here(config, lambda ready: show(ready, as_json), verbose=verbose)
 
 
-def _config(
-    *,
-    slots: int | None,
-    nodes: int,
-    listen: str,
-    port: int | None,
-    websocket: int | None,
-    insecure_plaintext: bool,
-    durability: str,
-    grace: float | None,
-    capabilities: tuple[str, ...],
-) -> HostConfig:
+def _config(given: dict[str, Any], *, verbose: bool) -> HostConfig:
+    """What to run, by the options that were given and what is settled. Raises `BadOption`, `BadNeed`."""
     from farmhand import errors
-    from farmhand.home import paths
-    from farmhand.model import limits
+    from farmhand.home import paths, settings
     from farmhand.node.host import HostConfig
     from farmhand.node.monitor import usable_cores
 
-    total = slots or max(usable_cores(), nodes)
+    checked_capabilities(given["capabilities"])
+    if verbose:
+        given["log_level"] = given["log_level"] or "debug"
+    settled = settings.settle("up", given)
+    settings.export_server(settled)
+    values = {name: each.value for name, each in settled.items()}
+    nodes: int = values["nodes"]
+    total: int = values["slots"] or max(usable_cores(), nodes)
     if nodes > total:
-        raise errors.BadOption(f"--nodes {nodes} with --slots {total}: each node needs at least one slot")
+        raise errors.BadOption(
+            f"--nodes {nodes}{settled['nodes'].behind} with --slots {total}{settled['slots'].behind}: "
+            "each node needs at least one slot"
+        )
     config = HostConfig(
         folder=paths.default_farm().root,
         nodes=tuple(total // nodes + (1 if i < total % nodes else 0) for i in range(nodes)),
-        listen=listen.strip("[]"),
-        insecure_plaintext=insecure_plaintext,
-        power=durability == "power",
-        grace=limits.GRACE_S if grace is None else grace,
-        capabilities=checked_capabilities(capabilities),
-        websocket_port=websocket,
+        listen=values["listen"].strip("[]"),
+        insecure_plaintext=values["insecure_plaintext"],
+        power=values["durability"] == "power",
+        grace=values["grace"],
+        capabilities=values["capabilities"],
+        websocket_port=values["websocket"],
+        log_level=values["log_level"],
     )
-    if port is not None:
-        config.port = port
+    if values["port"] is not None:
+        config.port = values["port"]
     return config
 
 
 def checked_capabilities(given: tuple[str, ...]) -> tuple[str, ...]:
     """Capabilities as they were given, if each has a name. Raises `BadNeed`."""
-    from farmhand.model.needs import parse_need
+    from farmhand.model.settings import check_capability
 
     for text in given:
-        parse_need(text.partition("=")[0])
+        check_capability(text)
     return given
 
 

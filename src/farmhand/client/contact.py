@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from farmhand import errors
 from farmhand.client.remote import remote_login
 from farmhand.engine.connection import Options
 from farmhand.home import lock, paths
+from farmhand.home.settings import chosen_farm
 
 VARIABLE = "FARMHAND_FARM"
 
@@ -29,12 +29,12 @@ def running_here() -> paths.FarmFile | None:
 
 
 def meant_farm(given: str | None = None) -> Meant:
-    """The farm at `given`, else at `$FARMHAND_FARM`, else the one that this user runs on this machine.
+    """The farm that `given`, a saved name or an address, or the settings mean, else the one that this user runs here.
 
-    Raises: `FarmNotRunning`, `BadAddress`, `CredentialMissing`.
+    Raises: `FarmNotRunning`, `BadAddress`, `BadOption`, `CredentialMissing`.
     """
     own, running = paths.default_farm(), running_here()
-    text = given or os.environ.get(VARIABLE) or (running.address if running is not None else "")
+    text = chosen_farm(given) or (running.address if running is not None else "")
     if not text:
         raise errors.FarmNotRunning
     connect, spool = remote_login(text)

@@ -270,7 +270,7 @@ class Driver:
                     self.results.end(effect, body)
                     ended = True
                 case core.Running():
-                    effect.task.cargo.on_running()
+                    effect.task.cargo.on_running(effect.node)
                 case core.Stop():
                     control = Control(kill=tuple(effect.targets))
                     self.connection.publish(subjects.control_of_session(self.session_id), messages.encode(control))

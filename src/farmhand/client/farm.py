@@ -20,13 +20,14 @@ from farmhand.client.driver import Driver, DriverConfig
 from farmhand.client.embedded import EmbeddedFarm
 from farmhand.client.futures import FarmFuture
 from farmhand.client.mapping import map_all, map_lazily
-from farmhand.client.options import TaskOptions, as_name, as_retry, as_timeout, own_lane
+from farmhand.client.options import TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
 from farmhand.client.remote import remote_login
 from farmhand.client.sending import Large, Uploader
 from farmhand.code.hashing import content_hash
 from farmhand.code.pack import Packer
 from farmhand.code.values import estimate_size
 from farmhand.core.tasks import Group, Task
+from farmhand.home.settings import chosen_farm
 from farmhand.model import limits
 from farmhand.model.messages import Profile
 from farmhand.model.retry import Retry
@@ -83,16 +84,19 @@ class _View(Executor):
         return map_lazily(submit_many, calls, timeout, buffersize or limits.MAP_AHEAD)
 
     def options(self, *, needs: Iterable[str] = (), retries: int | Retry = 0, timeout: float | None = None,
-                priority: int = 0, name: str = "") -> FarmView:  # fmt: skip
+                priority: int = 0, name: str = "", state: str = "fresh") -> FarmView:  # fmt: skip
         """An Executor on the same farm whose submissions have these options.
 
         needs: what the node must have, for example `["cpus=2", "mem=8GiB", "latex"]`. retries: how often to run again, or a
         `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
+        state: what a call finds in the globals of your code: `"fresh"`, as imports and the initializer left them; `"session"`, as the
+        last call of this session in the same slot left them; `"process"`, fresh in a process of its own.
         Raises: `BadNeed`, `BadOption`.
         """
         given = TaskOptions(
-            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name)
-        )
+            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
+            state=as_state(state, self._farm.session),
+        )  # fmt: skip
         return FarmView(self._farm, given)
 
 
@@ -118,8 +122,8 @@ class FarmView(_View):
 class Farm(_View):
     """A `concurrent.futures.Executor` on a farm.
 
-    address: `tls://host:port`, `nats://`, `ws://`, `wss://`, or a join line; without one `$FARMHAND_FARM`, and without that
-        an embedded farm on this machine, which ends with this object.
+    address: a name saved with `farmhand use`, `tls://host:port`, `nats://`, `ws://`, `wss://`, or a join line; without one
+        what the settings name (`farmhand config`), and without that an embedded farm, which ends with this object.
     max_workers: slots of an embedded farm (default: one per usable core); with an address, how many batches of tasks this
         client keeps under way at most.
     initializer, initargs: run once in each slot before its first task of this Farm.
@@ -129,7 +133,7 @@ class Farm(_View):
     shared_memory: on a farm that is all on this machine large values go through its memory; `False` sends them through the
         engine, as between machines.
 
-    Raises: `BadAddress`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
+    Raises: `BadAddress`, `BadOption`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
     """
 
     def __init__(self, address: str | None = None, *, max_workers: int | None = None,
@@ -142,7 +146,7 @@ class Farm(_View):
             raise TypeError("initializer must be a callable")
         if on_client_loss not in ("kill", "finish"):
             raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
-        address = address or os.environ.get("FARMHAND_FARM") or None
+        address = chosen_farm(address)
         self._options = TaskOptions(lane=own_lane())
         self._max_workers = max_workers or usable_cores()
         self._packer = Packer()
@@ -327,6 +331,12 @@ class Farm(_View):
         found: dict[str, Any] = self._driver.ask("status")
         return found
 
+    def progress(self, futures: Iterable[FarmFuture[T]], *, title: str = "") -> Iterator[FarmFuture[T]]:
+        """As `concurrent.futures.as_completed`, with a bar that is updated in place, on a terminal and in a notebook."""
+        from farmhand.client.progress import progress
+
+        return progress(list(futures), title)
+
     @property
     def session(self) -> str:
         """The id of this client's session."""
@@ -367,6 +377,15 @@ class Farm(_View):
     def __repr__(self) -> str:
         where = "embedded" if self._embedded else str(self._driver.connection.options.address)
         return f"<Farm {where} session={self.session}{' closed' if self._closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        core, counts = self._driver.core, self._driver.core.counts
+        said = (("waiting or running", core.open), ("done", counts.done), ("failed", counts.failed),
+                ("cancelled", counts.cancelled))  # fmt: skip
+        cells = "".join(f"<td>{name}: <b>{count:,}</b></td>" for name, count in said)
+        return f"<table><caption>{html.escape(repr(self)[1:-1])}</caption><tr>{cells}</tr></table>"
 
 
 def _share(slots: int, nodes: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ that nobody can start to wait on a future that is settled at that moment without
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 class FarmFuture(Future[T], Generic[T]):
     """A future of a farm. Beyond the standard ones: `kill()` stops the task even while it runs."""
+
+    _node = ""  # that said last that it runs the task
 
     def __init__(self, driver: Driver) -> None:
         self._lazy_condition: threading.Condition | None = None
@@ -77,8 +79,9 @@ class FarmFuture(Future[T], Generic[T]):
         task = self._task
         return task is not None and task.state is TaskState.RUNNING and super().running()
 
-    def on_running(self) -> None:
+    def on_running(self, node: str = "") -> None:
         """A node says that the task runs; perhaps not for the first time."""
+        self._node = node
         if self._state == PENDING:
             self.set_running_or_notify_cancel()
 
@@ -130,11 +133,48 @@ class FarmFuture(Future[T], Generic[T]):
         except CancelledError:
             return True
 
+    def __await__(self) -> Generator[Any, None, T]:
+        """In a running event loop: `await future`. Cancelling that withdraws the task when it waits, and kills it when it runs."""
+        from farmhand.client.awaiting import awaitable
+
+        return awaitable(self).__await__()
+
+    def _said(self) -> tuple[str, str]:
+        """The state in a word, and what is known beside it: the task's name and node, the type of the outcome."""
+        task, error = self._task, self._exception
+        if self._state == FINISHED:
+            if error is None:
+                return "finished", f"returned {type(self._result).__name__}"
+            node = getattr(error, "node", "")
+            return "finished", f"raised {type(error).__name__}" + (f" node={node}" if node else "")
+        if task is None:
+            return ("pending" if self._state == PENDING else "cancelled"), ""
+        state = "running" if self.running() else "pending"
+        node = f" node={self._node}" if self._node and state == "running" else ""
+        return state, f"name={task.group.profile.name}{node}"
+
+    def __repr__(self) -> str:
+        state, more = self._said()
+        return f"<FarmFuture at {id(self):#x} state={state}{' ' if more else ''}{more}>"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        state, more = self._said()
+        return f"<b>FarmFuture</b> {state} <code>{html.escape(more)}</code>"
+
     def _release(self) -> None:
         """Let go of what is no longer needed once there is an outcome."""
         self._entry = None
         self._driver = None
         self._task = None
+
+
+def share_condition(future: FarmFuture[Any], condition: threading.Condition) -> None:
+    """Give a future that no thread ever waits for a condition that it shares with others."""
+    with _making:
+        if future._lazy_condition is None:
+            future._lazy_condition = condition
 
 
 def settle(pairs: Iterable[tuple[FarmFuture[Any], Any]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from farmhand import errors
-from farmhand.model.messages import Profile
+from farmhand.model.messages import Profile, State
 from farmhand.model.needs import Lane, Need, parse_need
 from farmhand.model.retry import Retry
 
@@ -22,11 +22,20 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = Retry()
     timeout: float = 0.0
     name: str = ""
+    state: State = State()
 
     def profile(self, code: str, name: str, bundles: tuple[str, ...], base: Profile) -> Profile:
         """The profile of a callable under these options."""
         return msgspec.structs.replace(base, code=code, name=self.name or name, bundles=bundles, timeout=self.timeout,
-                                       memory=self.lane.memory)  # fmt: skip
+                                       memory=self.lane.memory, state=self.state)  # fmt: skip
+
+
+def as_state(state: Any, session: str) -> State:
+    """`state="fresh"`, `"session"` or `"process"` for the calls of a session. Raises `BadOption`."""
+    known = {"fresh": State(), "session": State(session, session), "process": State(process=True)}
+    if not isinstance(state, str) or state not in known:
+        raise errors.BadOption(f"state={state!r}: one of {', '.join(map(repr, known))}")
+    return known[state]
 
 
 def own_lane(needs: Iterable[str] = (), priority: Any = 0) -> Lane:

@@ -15,24 +15,39 @@ import tempfile
 import types
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from farmhand.code.hashing import content_hash
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, LOADED_CODE_BYTES_MAX, LOADED_CODE_MAX
 from farmhand.code.namespaces import Collected, Made, changes_since, marks_of
+from farmhand.code.state import KEPT_MAX, Item, Memory, items_behind
 from farmhand.code.values import Entry, pack_result
 from farmhand.errors import ArgumentsUndecodable, BadMessage
+from farmhand.model.messages import State
 
 __all__ = ["Loader", "pack_result"]
 
 _STATELESS: Final = (types.FunctionType, types.BuiltinFunctionType, type, type(functools.lru_cache(lambda: None)))
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
+    """A callable as it was packed, ready to be called; see `Loader.begin`."""
+
+    key: tuple[str, tuple[str, ...]]
     fn: Callable[..., Any]
-    size: int  # bytes, packed
+    blob: bytes
+    items: list[Item]  # what its calls can change of what came with it
 
 
 class _Fresh:
@@ -47,18 +62,51 @@ class _Fresh:
         return (fn or self._load())(*args, **kwargs)
 
 
+class _Kept:
+    """What calls of one owner left: their callables with their globals, and the data that those share by module and name."""
+
+    def __init__(self) -> None:
+        self._codes: dict[tuple[str, tuple[str, ...]], tuple[Callable[..., Any], Made]] = {}
+        self._data: dict[str, dict[str, Any]] = {}
+        self._last: Made = []
+
+    def callable_of(self, code: Loaded, read: Callable[[bytes], tuple[Callable[..., Any], Made]]) -> Callable[..., Any]:
+        """The callable, with what was left in its globals."""
+        for name, namespace in self._last:
+            self._data.setdefault(name, {}).update(_data_in(namespace))
+        if code.key not in self._codes:
+            self._codes[code.key] = read(code.blob)
+        fn, self._last = self._codes[code.key]
+        for name, namespace in self._last:
+            namespace.update(self._data.get(name, {}))
+        return fn
+
+    def drop_bundled(self) -> None:
+        """Other versions of the user's modules are wanted: what came with the old ones goes."""
+        self._codes = {key: found for key, found in self._codes.items() if not key[1]}
+
+
+def _data_in(namespace: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in namespace.items():
+        if name != "__builtins__" and not isinstance(value, types.ModuleType | types.FunctionType | type):
+            yield name, value
+
+
 class Loader:
     """Runs packed callables in this process. `cache_dir` is shared by the slots of a node."""
 
     def __init__(self, cache_dir: Path) -> None:
         self._folder = cache_dir / "bundles"
-        self._codes: OrderedDict[tuple[str, tuple[str, ...]], _Loaded] = OrderedDict()
+        self._codes: OrderedDict[tuple[str, tuple[str, ...]], Loaded] = OrderedDict()
+        self._memory = Memory()  # of the user's modules
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._size = 0  # bytes of what is in there
         self._active: tuple[str, ...] = ()
         self._paths: list[str] = []
         self._tops: dict[str, tuple[str, ...]] = {}  # of each bundle that was looked into
         self._loaded: dict[str, str] = {}  # top-level name to the bundle that its modules come from
         self._left: dict[str, dict[str, Any]] = {}  # module name to what its initializer assigned
+        sys.path_hooks.insert(0, functools.partial(_find_in_bundles, str(self._folder), self._on_imported))
 
     def has_bundle(self, wanted: str) -> bool:
         """Whether the bundle of this hash is in the cache."""
@@ -103,7 +151,9 @@ class Loader:
             self._drop(self._loaded)
             self._loaded = {}
             for key in [key for key in self._codes if key[1]]:
-                self._size -= self._codes.pop(key).size
+                self._size -= len(self._codes.pop(key).blob)
+            for kept in self._kept.values():
+                kept.drop_bundled()
         # A module of the node's own with the same name would be found instead of the bundle's.
         self._drop({top: bundle for top, bundle in wanted.items() if top not in self._loaded})
         self._loaded.update(wanted)
@@ -113,26 +163,39 @@ class Loader:
         self._active = bundles
         importlib.invalidate_caches()
 
-    def load_code(self, code_hash: str, blob: bytes, bundles: tuple[str, ...]) -> Callable[..., Any]:
-        """The callable of a blob, with its bundles active. Remembered by hash; what unpickling raises is raised.
-
-        A function stays what it is between calls, with its globals, as in a process pool. An object with state, such as
-        a bound method or a partial, is made anew for each call.
-        """
+    def load_code(self, code_hash: str, blob: bytes, bundles: tuple[str, ...]) -> Loaded:
+        """The callable of a blob, with its bundles active. Remembered by hash; what unpickling raises is raised."""
         self.activate(bundles)
         key = (code_hash, bundles)
         known = self._codes.get(key)
         if known is not None:
             self._codes.move_to_end(key)
-            return known.fn
-        fn = self._read(blob)
-        if not isinstance(fn, _STATELESS):
-            fn = _Fresh(fn, lambda: self._read(blob))
-        self._codes[key] = _Loaded(fn, len(blob))
+            return known
+        self._memory.begin("", "")  # what is unpickled shall not bind what an earlier call left
+        fn, made = self._read(blob)
+        names = {name for name, _ in made} | {"__main__"}
+        items = items_behind([namespace for _, namespace in made], fn, lambda module: module in names)
+        self._codes[key] = code = Loaded(key, fn, blob, items)
         self._size += len(blob)
         while len(self._codes) > LOADED_CODE_MAX or (self._size > LOADED_CODE_BYTES_MAX and len(self._codes) > 1):
-            self._size -= self._codes.popitem(last=False)[1].size
-        return fn
+            self._size -= len(self._codes.popitem(last=False)[1].blob)
+        return code
+
+    def begin(self, code: Loaded, state: State) -> Callable[..., Any]:
+        """Before each call: what to call, with its globals and modules in the wanted state."""
+        start, leave = state.start, state.leave
+        self._memory.begin(start, leave)
+        if not start and not leave:
+            for item in code.items:
+                item.restore(item.base)
+            return code.fn
+        kept = (self._kept.pop(start, None) if start else None) or _Kept()
+        if leave:
+            self._kept[leave] = kept
+            self._kept.move_to_end(leave)
+            while len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        return kept.callable_of(code, self._read)
 
     def has_code(self, code_hash: str, bundles: tuple[str, ...]) -> bool:
         """Whether `load_code` needs no blob for this."""
@@ -155,9 +218,7 @@ class Loader:
 
         Call it once a session and before its first task; what an earlier session's initializer left is forgotten.
         """
-        self._left = {}
-        self._codes.clear()
-        self._size = 0
+        self.forget_initializer()
         self.activate(bundles)
         with Collected() as made:
             fn = pickle.loads(blob)
@@ -165,12 +226,34 @@ class Loader:
         self.call(fn, entry)
         for (name, namespace), before in zip(made, marks, strict=True):
             self._left.setdefault(name, {}).update(changes_since(before, namespace))
+        self._memory.after_initializer()
 
-    def _read(self, blob: bytes) -> Callable[..., Any]:
+    def forget_initializer(self) -> None:
+        """Another session's calls come, which begin from what imports left."""
+        self._left = {}
+        self._codes.clear()
+        self._size = 0
+        self._memory.forget_initializer()
+
+    def _read(self, blob: bytes) -> tuple[Callable[..., Any], Made]:
+        """A callable and the globals that came with it. An object with state, such as a bound method, is new for each call."""
+        with Collected() as made:
+            fn: Callable[..., Any] = pickle.loads(blob)
+        self._overlay(made)
+        if not isinstance(fn, _STATELESS):
+            fn = _Fresh(fn, lambda: self._read_object(blob))
+        return fn, made
+
+    def _read_object(self, blob: bytes) -> Callable[..., Any]:
         with Collected() as made:
             fn: Callable[..., Any] = pickle.loads(blob)
         self._overlay(made)
         return fn
+
+    def _on_imported(self, module: types.ModuleType) -> None:
+        """A module of a bundle has run."""
+        name = module.__name__
+        self._memory.add(name, items_behind([vars(module)], None, lambda owner: owner == name))
 
     def _arguments(self, read: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
@@ -199,8 +282,33 @@ class Loader:
         return names
 
     def _drop(self, tops: dict[str, str]) -> None:
+        self._memory.drop(tops)
         for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
             del sys.modules[name]
+
+
+class _BundleLoader(SourceFileLoader):
+    """Imports a module of a bundle, and says so while it is as it was imported."""
+
+    def __init__(self, then: Callable[[types.ModuleType], None], name: str, path: str) -> None:
+        super().__init__(name, path)
+        self._then = then
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        super().exec_module(module)
+        self._then(module)
+
+
+def _find_in_bundles(folder: str, then: Callable[[types.ModuleType], None], path: str) -> FileFinder:
+    """A hook of the import system for the folders of bundles."""
+    if not path.startswith(folder):
+        raise ImportError(path)
+    return FileFinder(
+        path,
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (functools.partial(_BundleLoader, then), SOURCE_SUFFIXES),  # type: ignore[arg-type]
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
 
 
 def _unpack(blob: bytes, folder: Path) -> None:

@@ -310,8 +310,9 @@ class Holder:
         """Everything of the message is reported: its slots are free."""
         held.state = HeldState.STORING
         self.by_slot.pop(slot, None)
+        effects = self._kill(slot) if held.work.profile.state.process else []  # its process was for this task alone
         self._free(held)
-        return self._admit(now) + self.plan() + self._settle(held)
+        return effects + self._admit(now) + self.plan() + self._settle(held)
 
     def _free(self, held: Held) -> None:
         """Its slots may run other work, but for those that die."""

@@ -89,7 +89,7 @@ class Group:
 
     def batch_size(self, slots: int) -> int:
         """Tasks for the next message: about BATCH_SECONDS of work, shared out among the slots when little is left."""
-        if self.mean < 0 or self.mean > limits.LONG_TASK_S:
+        if self.mean < 0 or self.mean > limits.LONG_TASK_S or self.profile.state.process:
             return 1
         mean = max(self.mean, 1e-7)
         share = -(-self.waiting // max(slots, 1))

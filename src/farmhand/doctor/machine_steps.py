@@ -24,6 +24,7 @@ MEMORY_BYTES_MIN: Final = 64 * 1024 * 1024  # of the folder through which large 
 LOG_BYTES: Final = 512 * 1024  # of the end of each log
 _ELSEWHERE: Final = "that farm runs elsewhere"
 _STAMP: Final = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} ")
+_LOGS: Final = (".log", ".log.1", ".stderr")  # also the one that was turned over last
 _TROUBLE: Final = ("Traceback (most recent call last)", "panic: ", "Fatal Python error")
 
 
@@ -113,22 +114,38 @@ async def supervisor(patient: Patient) -> str:
 
 
 async def logs(patient: Patient) -> str:
-    """Whether a part of this run has written that it failed in a way nobody foresaw."""
-    folder = _own(patient)
-    since = folder.lock.stat().st_mtime if folder.lock.exists() else 0.0
-    files = sorted({*folder.logs.glob("*.log"), *folder.logs.glob("*.stderr")}) if folder.logs.exists() else []
-    found = await asyncio.to_thread(lambda: [(path, line) for path in files for line in _troubles(path, since)])
+    """Whether a part of this run, or a node of this machine, has written that it failed in a way nobody foresaw."""
+    files = _log_files(patient)
+    found = await asyncio.to_thread(
+        lambda: sorted((when, path, line) for path, since in files for when, line in _troubles(path, since))
+    )
     if found:
-        path, line = found[-1]
+        _, path, line = found[-1]
         raise Fault(
-            f"{len(found)} failures in {len({p for p, _ in found})} logs, the last in {path}: {line}",
+            f"{len(found)} failures in {len({p for _, p, _ in found})} logs, the last in {path}: {line}",
             "please report it with that log; the farm goes on by itself",
         )
     return f"{len(files)} files without a traceback"
 
 
-def _troubles(path: Path, since: float) -> Iterator[str]:
-    """What ends each traceback that was written since `since` (seconds since 1970)."""
+def _log_files(patient: Patient) -> list[tuple[Path, float]]:
+    """The logs of the farm here, or of this machine's nodes in a farm elsewhere; each with when its process began."""
+    folder = patient.folder
+    if folder is not None:
+        since = folder.lock.stat().st_mtime if folder.lock.exists() else 0.0
+        return [(path, since) for path in sorted(folder.logs.glob("*")) if path.name.endswith(_LOGS)]
+    found = []
+    for held in paths.known(patient.address).glob("node-*.lock"):
+        for stem in (held.stem, held.stem.replace("node-", "keeper-", 1)):
+            logs = sorted(held.parent.glob(f"{stem}.log*"))
+            found += [(path, held.stat().st_mtime) for path in logs if path.name.endswith(_LOGS)]
+    if not found:
+        raise Skip(_ELSEWHERE)
+    return found
+
+
+def _troubles(path: Path, since: float) -> Iterator[tuple[float, str]]:
+    """When (seconds since 1970), and what ends each traceback that was written since `since`."""
     if path.stat().st_mtime < since:
         return
     with path.open("rb") as file:
@@ -141,4 +158,7 @@ def _troubles(path: Path, since: float) -> Iterator[str]:
                 dt.datetime.fromisoformat(stamp.group(1)).astimezone().timestamp() + 1.0
             )  # the log's seconds are whole
         if when >= since and line.startswith(_TROUBLE):
-            yield next((after for after in lines[number + 1 :] if after and not after.startswith(" ")), line)[:200]
+            yield (
+                when,
+                next((after for after in lines[number + 1 :] if after and not after.startswith(" ")), line)[:200],
+            )

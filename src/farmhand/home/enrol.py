@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
+import os
 import secrets
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -23,6 +27,8 @@ from farmhand.security.joinline import parse_join_line
 from farmhand.security.nkeys import KeyPair, load_seed, store_seed
 from farmhand.security.permissions import Role, inbox_prefix
 from farmhand.security.private_files import make_private_folder, write_private
+
+log = logging.getLogger("farmhand.home")
 
 
 class Enrolled(msgspec.Struct):
@@ -45,8 +51,7 @@ def enrol(text: str, role: Role, name: str = "") -> Enrolled:
     Raises: `BadAddress`, `WrongPin`, `CredentialRefused`, `NameTaken`, `EngineUnreachable`, `VersionMismatch`.
     """
     line = parse_join_line(text)
-    folder = paths.known(line.address)
-    make_private_folder(folder)
+    folder = _writable(paths.known(line.address), role)
     name = name or _own_name(folder, role)
     key = folder / f"{role}-{name}.nk"
     ca = _trust(line.address, line.pin, folder)
@@ -60,6 +65,29 @@ def enrol(text: str, role: Role, name: str = "") -> Enrolled:
         loop.close()
     write_private(_note(folder, role, name), msgspec.json.encode(str(line.address)) + b"\n")
     return found
+
+
+def _writable(folder: Path, role: Role) -> Path:
+    """The folder, or for a client on a device without a home to write to one that ends with this process."""
+    try:
+        make_private_folder(folder)
+        if os.access(folder, os.W_OK):
+            return folder
+        problem = "it is read-only"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if role is not Role.CLIENT:
+        raise errors.CredentialUnsafe(
+            f"{folder} cannot be written ({problem}); set FARMHAND_HOME to a folder that can be"
+        )
+    return Path(_temporary(folder, problem).name)
+
+
+@functools.cache
+def _temporary(folder: Path, problem: str) -> tempfile.TemporaryDirectory[str]:
+    """What stands in for a folder until this program ends."""
+    log.warning("%s cannot be written (%s): the credential is kept until this program ends", folder, problem)
+    return tempfile.TemporaryDirectory(prefix="farmhand-client-")
 
 
 def earlier(address: Address, role: Role, name: str = "") -> list[Enrolled]:

@@ -20,6 +20,19 @@ _LENGTH: Final = struct.Struct(">I")
 _HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
+class State(msgspec.Struct, array_like=True, frozen=True):
+    """What a call finds in the globals of the user's code, and what becomes of what it leaves there.
+
+    start: the name of the state that it starts from; empty: as imports and the initializer left all.
+    leave: the name under which its slot keeps what it leaves; empty: nobody sees it.
+    process: it has a process of its own.
+    """
+
+    start: str = ""
+    leave: str = ""
+    process: bool = False
+
+
 class Profile(msgspec.Struct, array_like=True, frozen=True):
     """What all tasks of a batch share. Equal profiles batch together."""
 
@@ -32,6 +45,7 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
     memory: int = 0  # bytes, 0 for no limit
     output: bool = True  # printed lines go to the submitter
     local: bool = False  # large values may travel as files on this machine
+    state: State = State()
 
 
 class Work(msgspec.Struct, array_like=True):

@@ -35,8 +35,9 @@ def main() -> None:
     parser.add_argument("--grace", type=float, default=limits.GRACE_S)
     parser.add_argument("--capability", action="append", default=[])
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--log-level", default="info")
     given = parser.parse_args()
-    start_logging(given.log)
+    start_logging(given.log, given.log_level)
     become_subreaper()
     supervised = given.address is None
     if supervised:

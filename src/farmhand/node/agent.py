@@ -220,7 +220,8 @@ class Agent:
             return
         held = self.holder.by_slot.get(slot.number)
         name = held.work.profile.name if held else ""
-        log.warning("slot %d %s%s", slot.number, exit_, f" while running {name!r}" if name else "")
+        level = logging.DEBUG if slot.killed else logging.WARNING
+        log.log(level, "slot %d %s%s", slot.number, exit_, f" while running {name!r}" if name else "")
         text = f"slot {slot.number} of node {self.config.name}: {exit_}"
         mark = Mark(0, Kind.CRASHED, text, exit_.code, exit_.signal, slot.last_lines(), slot.peak_memory)
         if held is not None:

@@ -68,6 +68,7 @@ class HostConfig(msgspec.Struct, kw_only=True):
     capabilities: tuple[str, ...] = ()
     quick_end: bool = False  # an embedded farm's work is done when it ends: nothing to wait for
     cache: Path | None = None
+    log_level: str = "info"  # of all logs but the engine's
 
 
 def next_event(events: queue.SimpleQueue[tuple[str, str]]) -> tuple[str, str]:
@@ -267,14 +268,15 @@ class Host:
         ca = ["--ca", str(self.folder.ca)] if self._broker.config.tls else []
         base = [sys.executable, "-P", "-m"]  # -P: a module in the user's working directory must not stand in the way
         steward = [*base, "farmhand.steward", "--keys", str(keys), "--users", str(self.folder.root),
-                   "--log", str(self.folder.logs / "steward.log"), *ca]  # fmt: skip
+                   "--log", str(self.folder.logs / "steward.log"), "--log-level", self.config.log_level, *ca]  # fmt: skip
         self._children["steward"] = Child("steward", steward, self.events)
         cache = self.config.cache or paths.cache()
         for index, slots in enumerate(self.config.nodes):
             name = self._node_name(index)
             command = [*base, "farmhand.node", "--key", str(self.folder.key(name)), "--node", name,
                        "--slots", str(slots), "--cache", str(cache), "--spool", str(self._spool / name),
-                       "--grace", str(self.config.grace), "--log", str(self.folder.logs / f"node-{name}.log"), *ca]  # fmt: skip
+                       "--grace", str(self.config.grace), "--log", str(self.folder.logs / f"node-{name}.log"),
+                       "--log-level", self.config.log_level, *ca]  # fmt: skip
             for capability in self.config.capabilities:
                 command += ["--capability", capability]
             self._children[name] = Child(name, command, self.events)
@@ -390,7 +392,7 @@ def main() -> None:
     """Entry point of an embedded farm's supervisor. The configuration comes as the first line of the input, as JSON."""
     config = msgspec.json.decode(first_line(), type=HostConfig, dec_hook=lambda _type, value: Path(value))
     config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    start_logging(config.folder / "host.log")
+    start_logging(config.folder / "host.log", config.log_level)
     host = Host(config)
     signal.signal(signal.SIGTERM, lambda *_: host.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle; our input ends when it does

@@ -37,6 +37,7 @@ class KeeperConfig(msgspec.Struct, kw_only=True):
     log: Path
     grace: float = limits.GRACE_S
     capabilities: tuple[str, ...] = ()
+    log_level: str = "info"
 
     @property
     def spool(self) -> Path:
@@ -61,6 +62,7 @@ class Keeper:
             sys.executable, "-P", "-m", "farmhand.node", "--key", str(identity.key), "--node", identity.name,
             "--slots", str(config.slots), "--cache", str(paths.cache()), "--spool", str(config.spool),
             "--grace", str(config.grace), "--log", str(config.log),
+            "--log-level", config.log_level,
         ]  # fmt: skip
         if identity.ca is not None:
             command += ["--ca", str(identity.ca)]

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from farmhand.code.failure import pack_exception
-from farmhand.code.load import Loader
+from farmhand.code.load import Loaded, Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
 from farmhand.errors import TaskFailed
 from farmhand.model import limits
@@ -139,7 +139,7 @@ class Slot:
         self.printer.install()
         try:
             batch.entries = unpack_values(batch.body)
-            function = self._prepare(batch.work.session, batch.work.profile)
+            code = self._prepare(batch.work.session, batch.work.profile)
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             self._refuse(batch, error)
             return
@@ -154,14 +154,14 @@ class Slot:
                         batch.marks.append(Mark(index, Kind.KILLED))
                         batch.count += 1
                     continue
-                self._run_one(batch, function, index)
+                self._run_one(batch, code, index)
         finally:
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
         self._descriptors.mend()
 
-    def _run_one(self, batch: Batch, function: Any, index: int) -> None:
+    def _run_one(self, batch: Batch, code: Loaded, index: int) -> None:
         """One call, from its entry to its packed result. Whatever it raises is its result."""
         self.printer.index = index
         began = time.monotonic_ns()
@@ -173,9 +173,9 @@ class Slot:
             batch.entries[index] = None  # so that a large argument is free while the next task runs
             if index in batch.files:
                 with Path(batch.files[index]).open("rb") as file:
-                    value = self._loader.call_from(function, file)
+                    value = self._loader.call_from(self._loader.begin(code, batch.work.profile.state), file)
             else:
-                value = self._loader.call(function, entry)
+                value = self._loader.call(self._loader.begin(code, batch.work.profile.state), entry)
             del entry
             if value.__class__ in _ATOMS:
                 packed: Any = (value,)
@@ -264,7 +264,7 @@ class Slot:
         head = _encode(slotwire.SlotResult(0, count, marks, 0.0, 0.0))
         self.send(slotwire.RESULT, b"".join((slotwire.HEAD.pack(len(head), 0), head, pack_values([]))))
 
-    def _prepare(self, session: str, profile: Profile) -> Any:
+    def _prepare(self, session: str, profile: Profile) -> Loaded:
         """The callable of a profile, with the session's modules in place and its initializer run."""
         loader = self._loader
         for bundle in profile.bundles:
@@ -272,6 +272,9 @@ class Slot:
                 loader.add_bundle(bundle, self._blob(bundle))
         if profile.initializer:
             self._initialize(session, profile)
+        elif self._initialized[0]:
+            loader.forget_initializer()
+            self._initialized = ("", "")
         known = loader.has_code(profile.code, profile.bundles)
         return loader.load_code(profile.code, b"" if known else self._blob(profile.code), profile.bundles)
 

@@ -28,8 +28,9 @@ def main() -> None:
     parser.add_argument("--ca", type=Path)
     parser.add_argument("--users", required=True, type=Path)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--log-level", default="info")
     given = parser.parse_args()
-    start_logging(given.log)
+    start_logging(given.log, given.log_level)
     supervised = given.address is None
     if supervised:
         given.address = first_line()

@@ -9,7 +9,7 @@ from farmhand.core import session as core
 from farmhand.core.tasks import Batch, Group, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, kill_on_loss
-from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, Work
+from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, State, Work
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind
 from farmhand.model.retry import Retry
@@ -83,7 +83,8 @@ class SimClient(Storing):
 
     def group(self, lane: Lane, retry: Retry, timeout: float) -> Group:
         """A new group of calls."""
-        group = Group(lane, Profile(f"f{len(self.groups)}", timeout=timeout), retry)
+        state = State(process=len(self.groups) % 3 == 2)  # some calls want a process each
+        group = Group(lane, Profile(f"f{len(self.groups)}", timeout=timeout, state=state), retry)
         self.groups.append(group)
         return group
 

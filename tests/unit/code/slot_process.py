@@ -14,6 +14,7 @@ import farmhand
 from farmhand.code.failure import unpack_exception
 from farmhand.code.pack import Code, Packer
 from farmhand.code.values import unpack_result
+from farmhand.model.messages import State
 
 SOURCE = str(Path(farmhand.__path__[0]).parent)
 
@@ -37,8 +38,8 @@ while size := sys.stdin.buffer.read(8):
             loader.run_initializer(job["hash"], job["blob"], needed, job["entry"])
             answer = True, (None,)
         else:
-            fn = loader.load_code(job["hash"], job["blob"], needed)
-            answer = True, pack_result(loader.call(fn, job["entry"]))
+            code = loader.load_code(job["hash"], job["blob"], needed)
+            answer = True, pack_result(loader.call(loader.begin(code, job["state"]), job["entry"]))
     except BaseException as error:
         answer = False, pack_exception(error, "on a slot in a test")
     data = pickle.dumps(answer)
@@ -61,6 +62,7 @@ class Slot:
             env=environment,
         )
         self.packer = Packer()
+        self.state = State()  # of the calls to come
 
     def run(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         return self.run_code(self.packer.code_for(fn), *args, **kwargs)
@@ -74,7 +76,8 @@ class Slot:
     def _ask(self, code: Code, args: Any, kwargs: Any, *, initializer: bool) -> Any:
         entry, more = self.packer.pack_call(args, kwargs)
         bundles = {name: self.packer.bundle(name).blob for name in sorted({*code.bundles, *more})}
-        job = {"hash": code.hash, "blob": code.blob, "bundles": bundles, "entry": entry, "initializer": initializer}
+        job = {"hash": code.hash, "blob": code.blob, "bundles": bundles, "entry": entry, "initializer": initializer,
+               "state": self.state}  # fmt: skip
         data = pickle.dumps(job)
         assert self._process.stdin is not None
         assert self._process.stdout is not None

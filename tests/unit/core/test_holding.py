@@ -9,7 +9,7 @@ from tests.unit.core.effects import Effects, all_seen
 from farmhand.core import holding
 from farmhand.core.holding import Ack, Drop, Finish, Held, HeldState, Holder, KillSlot, Nak, Pull, Retract, Start
 from farmhand.model import limits
-from farmhand.model.messages import Profile, Work
+from farmhand.model.messages import Profile, State, Work
 from farmhand.model.needs import Lane, Need
 from farmhand.model.outcome import Kind, Mark
 
@@ -25,8 +25,8 @@ def seen() -> Iterator[Effects]:
         yield effects
 
 
-def work(token: int = 1, count: int = 1, session: str = "k1") -> Work:
-    return Work(1, session, token, count, Profile("c"))
+def work(token: int = 1, count: int = 1, session: str = "k1", state: State = State()) -> Work:  # noqa: B008 (frozen)
+    return Work(1, session, token, count, Profile("c", state=state))
 
 
 class Node:
@@ -375,6 +375,18 @@ def test_a_slot_that_does_not_answer_is_asked_again(node: Node, seen: Effects) -
     node.tell(node.holder.on_kill(held.work.token, 0, 0))
     seen.take(KillSlot)
     node.tell(node.holder.on_tick(9.0))
+
+
+def test_a_process_for_one_task_ends_with_it_and_is_nobodys_fault(node: Node, seen: Effects) -> None:
+    held = node.started(state=State(process=True))
+    waiting = node.message()
+    node.tell(node.holder.on_reported(0, 1, 0.1))
+    assert seen.take(KillSlot).slot == 0
+    node.tell(node.holder.on_stored(held))
+    assert seen.take(Ack).held is held
+    node.tell(node.holder.on_slot_lost(0, -1, DEATH, 0.2))  # no report follows from that
+    node.tell(node.holder.on_slot_ready(0, 0.3))
+    assert seen.take(Start).held is waiting
 
 
 def test_an_answer_about_an_earlier_message_is_dropped(node: Node, seen: Effects) -> None:

@@ -7,7 +7,7 @@ import pytest
 from farmhand.core.tasks import TRANSITIONS, Batch, Group, Task, TaskState, Window
 from farmhand.model import limits
 from farmhand.model.ids import Token
-from farmhand.model.messages import Profile
+from farmhand.model.messages import Profile, State
 from farmhand.model.needs import Lane
 from farmhand.model.retry import Retry
 
@@ -38,6 +38,13 @@ def test_a_task_goes_where_the_table_says_and_nowhere_else(before: TaskState, af
     else:
         with pytest.raises(AssertionError, match="->"):
             task.to(after)
+
+
+def test_a_process_for_each_task_is_a_message_for_each() -> None:
+    g = Group(Lane(), Profile("c", state=State(process=True)), Retry())
+    g.waiting = 1000
+    g.learn(0.0001, 1)
+    assert g.batch_size(4) == 1
 
 
 def test_a_group_learns_and_sizes_its_batches() -> None:
