@@ -157,7 +157,13 @@ class Driver:
         """The same from any thread but the loop's. Raises `FarmClosed` when the session has ended."""
         if self.broken is not None or not self._thread.is_alive():
             raise errors.FarmClosed(str(self.broken or "the session has ended"))
+        if self.on_its_thread():
+            raise RuntimeError("a future's callback cannot wait for the farm's answer; ask from another thread")
         return asyncio.run_coroutine_threadsafe(self.request(verb, body), self.loop).result()
+
+    def on_its_thread(self) -> bool:
+        """Whether the caller is a future's callback, which must not wait for what this thread does."""
+        return threading.current_thread() is self._thread
 
     async def _say_goodbye(self) -> None:
         """Stop and withdraw what is left, and tell the steward that this session is over."""
@@ -200,7 +206,7 @@ class Driver:
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop may just have ended by itself
                 self.loop.call_soon_threadsafe(self._closing.set)
-            if threading.current_thread() is not self._thread:
+            if not self.on_its_thread():
                 self._thread.join()
         self.break_all(errors.FarmClosed())
 

@@ -22,7 +22,7 @@ from farmhand.client.futures import FarmFuture
 from farmhand.client.mapping import map_all, map_lazily
 from farmhand.client.options import TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
 from farmhand.client.remote import remote_login
-from farmhand.client.sending import Large, Uploader
+from farmhand.client.sending import Large, LateUpload, Uploader
 from farmhand.code.hashing import content_hash
 from farmhand.code.pack import Packer
 from farmhand.code.values import estimate_size
@@ -165,6 +165,8 @@ class Farm(_View):
         self._start()
         if not shared_memory:
             config.spool = ""
+        if self._embedded is None and max_workers is None:  # what libraries that take an Executor read
+            self._max_workers = int(self._driver.farm["slots"]) or self._max_workers
         self._base = Profile("", output=output, local=bool(config.spool))
         _remember(self)
         if initializer is not None:
@@ -294,6 +296,10 @@ class Farm(_View):
                 path.unlink(missing_ok=True)
                 raise
             return Large(blob_id, size, str(path)), bundles
+        if self._driver.on_its_thread():
+            late = LateUpload(self._driver, blob_id)
+            bundles = self._packer.pack_call_into(args, kwargs, late.write)
+            return Large(blob_id, late.size, later=late), bundles
         uploader = Uploader(self._driver, blob_id)
         try:
             bundles = self._packer.pack_call_into(args, kwargs, uploader.write)

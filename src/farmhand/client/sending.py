@@ -28,6 +28,7 @@ class Large(msgspec.Struct):
     id: str
     size: int
     path: str = ""
+    later: LateUpload | None = None  # what stores them before the first message that needs them
 
 
 class Sender:
@@ -53,17 +54,20 @@ class Sender:
         profile = batch.group.profile
         hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs)
         missing = [code for code in hashes if code and code not in self._stored]
-        if missing or self._waiting:  # what waits for its code must not be overtaken
+        late = [entry.later for entry in _large_in(batch) if entry.later is not None]
+        if missing or late or self._waiting:  # what waits for its code must not be overtaken
             self._waiting += 1
-            self._driver.spawn(self._send_after_code(batch, missing))
+            self._driver.spawn(self._send_after(batch, missing, late))
         else:
             self._publish(batch)
 
-    async def _send_after_code(self, batch: Batch, missing: list[str]) -> None:
+    async def _send_after(self, batch: Batch, missing: list[str], late: list[LateUpload]) -> None:
         try:
             async with self._in_turn:
                 for code in missing:
                     await self._store_code(code)
+                for upload in late:
+                    await upload.stored()
                 self._publish(batch)
         except errors.EngineError as error:
             self._driver.on_refused(batch.token, error)
@@ -110,6 +114,39 @@ class Sender:
 
         subject = subjects.work(group.lane_id, driver.session_id)
         driver.publisher.publish(subject, frame, done, msg_id=f"{batch.token:x}")
+
+
+def _large_in(batch: Batch) -> list[Large]:
+    found = (task.cargo._entry for task in batch.tasks if task is not None)
+    return [entry for entry in found if type(entry) is Large]
+
+
+class LateUpload:
+    """Large arguments that were submitted on the session's own thread, in a future's callback: it must not wait for itself."""
+
+    def __init__(self, driver: Driver, blob_id: str) -> None:
+        self._driver = driver
+        self._id = blob_id
+        self._pieces: list[bytes] = []
+        self._tried = False
+        self.size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep one piece; the caller's memory may change afterwards."""
+        self._pieces.append(bytes(data))
+        self.size += len(self._pieces[-1])
+
+    async def stored(self) -> None:
+        """Store all of it, once. Raises the engine's refusal; then the next call tries again."""
+        if not self._pieces:
+            return
+        driver = self._driver
+        writer = blobs.Writer(driver.publisher, driver.session_id, self._id, again=self._tried)
+        self._tried = True
+        for piece in self._pieces:
+            await writer.write(piece)
+        await writer.finish()
+        self._pieces.clear()
 
 
 class Uploader:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.executor.conftest import Script
+from tests.integration.executor.meeting import PATIENCE_S
 
+from farmhand import Farm
 from farmhand.client.embedded import EmbeddedFarm
 
 PROGRAM = """
@@ -65,6 +67,13 @@ MISSING = [
 def test_without(script: Script, line: str, what: str) -> None:
     done = script.run(PROGRAM, what, line, FARMHAND_HOME=str(script.folder / "home"))
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_the_number_of_workers_is_the_farms(line: str) -> None:
+    with Farm(line) as farm:
+        assert farm.submit(abs, -1).result(PATIENCE_S) == 1  # the node is there
+    with Farm(line) as farm, Farm(line, max_workers=7) as bounded:
+        assert (farm._max_workers, bounded._max_workers) == (1, 7)
 
 
 def test_without_a_home_to_write_to(script: Script, line: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,26 @@ def test_a_large_result_that_cannot_be_read(any_farm: Farm) -> None:
     for _ in range(8):
         error = any_farm.submit(lambda: Bomb(bytes(20 * MB))).exception(PATIENCE_S)
         assert isinstance(error, errors.ResultUndecodable)
+
+
+def test_a_callback_that_submits_a_large_argument(any_farm: Farm) -> None:
+    outcomes: list[Any] = []
+    done = threading.Event()
+
+    def again(_: Future[int]) -> None:
+        try:
+            any_farm.status()
+        except RuntimeError as error:
+            outcomes.append(str(error))
+        any_farm.submit(checksum, produce(5 * MB)).add_done_callback(finish)
+
+    def finish(future: Future[int]) -> None:
+        outcomes.append(future.result())
+        done.set()
+
+    any_farm.submit(checksum, b"").add_done_callback(again)
+    assert done.wait(PATIENCE_S)
+    assert outcomes == ["a future's callback cannot wait for the farm's answer; ask from another thread", 5 * MB]
 
 
 def test_nothing_large_stays_behind(any_farm: Farm, meeting: Meeting) -> None:
