@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from itertools import repeat
 from operator import is_
 from typing import Any, Final
@@ -102,45 +102,47 @@ def items_behind(roots: Iterable[dict[str, Any]], fn: Any, is_own: Callable[[str
     """All that can change behind these namespaces and this callable. `is_own` knows the user's modules by name."""
     found: list[Item] = []
     seen: set[int] = set()
+    room = REACHED_MAX
     queue: deque[Any] = deque(roots)
     if fn is not None:
         queue.append(fn)
-    while queue and len(seen) < REACHED_MAX:
+    while queue:
         thing = queue.popleft()
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        held = _held_by(thing, is_own)
-        if held is not None:
-            tracked, inside = held
+        tracked, inside = _held_by(thing, is_own)
+        if tracked or inside:
+            room -= 1 + len(inside)
+            if room < 0:  # a large table: what is smaller may still find room
+                room += 1 + len(inside)
+                continue
             found += [Item(each) for each in tracked]
             queue.extend(inside)
     return found
 
 
-def _held_by(thing: Any, is_own: Callable[[str], bool]) -> tuple[list[Any], Iterator[Any]] | None:
+def _held_by(thing: Any, is_own: Callable[[str], bool]) -> tuple[list[Any], Collection[Any]]:
     """What of a thing can change, and what is behind it."""
     kind = type(thing)
     if kind is dict:
-        return [thing], iter(list(thing.values()))
+        return [thing], thing.values()
     if kind in (list, set, deque):
-        return [thing], iter(list(thing))
+        return [thing], thing
     if kind is bytearray:
-        return [thing], iter(())
+        return ([thing], ()) if len(thing) <= REACHED_MAX else ([], ())
     if kind in (tuple, frozenset):
-        return [], iter(thing)
-    if kind is types.FunctionType:
-        if not is_own(thing.__module__ or ""):
-            return None
+        return [], thing
+    if kind is types.FunctionType and is_own(thing.__module__ or ""):
         cells = list(thing.__closure__ or ())
         inside = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *map(_contents, cells)]
-        return [*cells, *([thing.__dict__] if thing.__dict__ else [])], iter(inside)
+        return [*cells, *([thing.__dict__] if thing.__dict__ else [])], inside
     if isinstance(thing, type):
-        return ([thing], iter(list(vars(thing).values()))) if is_own(thing.__module__) else None
+        return ([thing], vars(thing).values()) if is_own(thing.__module__) else ([], ())
     state = getattr(thing, "__dict__", None)
     if type(state) is dict and is_own(kind.__module__):
-        return [state], iter(list(state.values()))
-    return None
+        return [state], state.values()
+    return [], ()
 
 
 class Memory:
