@@ -234,7 +234,7 @@ class Membership:
         """The steward itself was cut off: nobody's silence meanwhile means anything, nor a node's in the `slack` s that follow."""
         self._unheard.clear()
         for node in self.nodes.values():
-            node.seen_at, node.gone_at = now + slack, None
+            node.seen_at, node.gone_at = max(node.seen_at, now + slack), None  # slack that was given before stays
         for session in self.sessions.values():
             session.seen_at, session.gone_at = now, None
 
