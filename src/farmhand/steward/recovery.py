@@ -35,6 +35,9 @@ class Recovery:
         self._membership = membership
         self._lock = asyncio.Lock()
         self._wanted = False
+        self.not_before = (
+            0.0  # after an outage nodes need a while to come back, and work of those unheard is not orphaned
+        )
 
     async def sweep(self) -> None:
         """Look through every lane."""
@@ -45,6 +48,7 @@ class Recovery:
             self._wanted = False
             lanes = list(self._membership.lanes)
             for _ in range(_SWEEPS_MAX):
+                await asyncio.sleep(max(0.0, self.not_before - asyncio.get_running_loop().time()))
                 lanes = [lane for lane in lanes if not await self._sweep_lane(lane)]
                 if not lanes:
                     return

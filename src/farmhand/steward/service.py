@@ -119,6 +119,8 @@ class Steward:
         # Others may need their longest pause before they are here again.
         self.membership.on_blind(self._loop.time(), limits.RECONNECT_MAX_S)
         self._on_sight()
+        self._recovery.not_before = self._loop.time() + census.SETTLE_S
+        self._spawn(self._recovery.sweep())
         self._spawn(self._prepare())
 
     def _on_sight(self) -> None:
