@@ -57,6 +57,7 @@ def client(arguments: Sequence[str] | None = None) -> NoReturn:
 def _own_line(text: str) -> str:
     """The join line, when the address is that of the farm that this user runs on this machine."""
     from farmhand.client.contact import running_here
+    from farmhand.client.remote import own_door
     from farmhand.errors import BadAddress
     from farmhand.model.address import parse_address
 
@@ -67,9 +68,7 @@ def _own_line(text: str) -> str:
         address = parse_address(text)
     except BadAddress:
         return ""  # `join` says what is wrong with it
-    doors = [parse_address(door) for door in (running.address, running.websocket) if door]
-    is_own = any(door.port == address.port and address.loopback for door in doors)
-    return running.join_line if is_own and not address.token else ""
+    return running.join_line if own_door(running, address) is not None and not address.token else ""
 
 
 def _help(given: list[str], text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import Any, Final, ParamSpec, TypeVar
@@ -14,12 +13,12 @@ from farmhand.client.farm import Farm, FarmView
 from farmhand.client.futures import FarmFuture
 from farmhand.client.options import TaskOptions, own_lane
 from farmhand.model.messages import State
+from farmhand.security.accounts import is_token
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 PORT: Final = 8086  # where AntPool's server listens
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
 class AntPoolExecutor(Executor):
@@ -81,6 +80,6 @@ def _open(srvurl: str, max_workers: int, pwd: str) -> Farm:
         return farm(text)
     except errors.CredentialMissing:
         scheme, _, place = text.partition("://")
-        if not _TOKEN.fullmatch(pwd):
+        if not is_token(pwd):
             raise
         return farm(f"{scheme}://{pwd}@{place}")

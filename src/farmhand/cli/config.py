@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farmhand.cli.main import cli, json_option
+from farmhand.cli.main import cli, heed_verbose, json_option
 
 if TYPE_CHECKING:
     from farmhand.home.settings import Settled
@@ -54,8 +54,7 @@ def _options(ctx: click.Context, words: tuple[str, ...]) -> dict[str, Any]:
     if command is None:
         raise click.UsageError(f"no such command: {words[0]}")
     given = command.make_context(words[0], list(words[1:]), resilient_parsing=True).params
-    if given.get("verbose"):
-        given["log_level"] = given["log_level"] or "debug"
+    heed_verbose(given, verbose=given.get("verbose", False))
     return given
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farmhand.cli.main import complete_farm, log_options
+from farmhand.cli.main import complete_farm, heed_verbose, log_options
 
 if TYPE_CHECKING:
     from farmhand.home.enrol import Enrolled
@@ -46,8 +46,7 @@ def command(line: str, name: str, verbose: bool, **given: Any) -> None:
     from farmhand.node.monitor import usable_cores
 
     checked_capabilities(given["capabilities"])
-    if verbose:
-        given["log_level"] = given["log_level"] or "debug"
+    heed_verbose(given, verbose=verbose)
     values = {key: each.value for key, each in settings.settle("join", given).items()}
     identity, held = _identify(saved.address_of(line), name)
     with held:

@@ -97,6 +97,12 @@ def log_options(function: F) -> F:
     return level(verbose(function))
 
 
+def heed_verbose(given: dict[str, Any], *, verbose: bool) -> None:
+    """What `-v` means for the level that was not given."""
+    if verbose:
+        given["log_level"] = given["log_level"] or "debug"
+
+
 def complete_farm(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """The names of saved farms, for the shell."""
     from farmhand import errors

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from farmhand.cli.main import json_option, log_options
+from farmhand.cli.main import heed_verbose, json_option, log_options
 
 if TYPE_CHECKING:
     from farmhand.node.host import HostConfig
@@ -72,8 +72,7 @@ def _config(given: dict[str, Any], *, verbose: bool) -> HostConfig:
     from farmhand.node.monitor import usable_cores
 
     checked_capabilities(given["capabilities"])
-    if verbose:
-        given["log_level"] = given["log_level"] or "debug"
+    heed_verbose(given, verbose=verbose)
     settled = settings.settle("up", given)
     settings.export_server(settled)
     values = {name: each.value for name, each in settled.items()}

@@ -11,8 +11,6 @@ from farmhand.engine.connection import Options
 from farmhand.home import lock, paths
 from farmhand.home.settings import chosen_farm
 
-VARIABLE = "FARMHAND_FARM"
-
 
 class Meant(NamedTuple):
     """The farm that is meant. `own` is its folder when it is this user's own farm on this machine."""

@@ -24,11 +24,10 @@ def remote_login(text: str) -> tuple[Callable[[], Options], str]:
     address = parse_address(text)
     own = paths.default_farm()
     running = own.read()
-    doors = [parse_address(door) for door in (running.address, running.websocket) if door] if running else []
-    for door in doors:
-        if running is not None and _same(door, address):
-            ca = own.ca if own.ca.exists() else None
-            return functools.partial(options, door, own.key(OWNER), Role.CLIENT, OWNER, ca), running.spool
+    door = own_door(running, address)
+    if running is not None and door is not None:
+        ca = own.ca if own.ca.exists() else None
+        return functools.partial(options, door, own.key(OWNER), Role.CLIENT, OWNER, ca), running.spool
     if address.token:
         return lambda: _enrolled(text), ""
     folder = paths.known(address)
@@ -42,6 +41,12 @@ def remote_login(text: str) -> tuple[Callable[[], Options], str]:
         )
     name = keys[0].stem.removeprefix("client-")
     return lambda: options(address, keys[0], Role.CLIENT, name, folder / "ca.pem"), ""
+
+
+def own_door(running: paths.FarmFile | None, address: Address) -> Address | None:
+    """The door of this machine's own farm that an address means, if it means one."""
+    doors = [running.address, running.websocket] if running is not None else []
+    return next((door for door in map(parse_address, filter(None, doors)) if _same(door, address)), None)
 
 
 def _enrolled(text: str) -> Options:

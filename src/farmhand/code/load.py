@@ -237,18 +237,16 @@ class Loader:
 
     def _read(self, blob: bytes) -> tuple[Callable[..., Any], Made]:
         """A callable and the globals that came with it. An object with state, such as a bound method, is new for each call."""
-        with Collected() as made:
-            fn: Callable[..., Any] = pickle.loads(blob)
-        self._overlay(made)
+        fn, made = self._unpickle(blob)
         if not isinstance(fn, _STATELESS):
-            fn = _Fresh(fn, lambda: self._read_object(blob))
+            fn = _Fresh(fn, lambda: self._unpickle(blob)[0])
         return fn, made
 
-    def _read_object(self, blob: bytes) -> Callable[..., Any]:
+    def _unpickle(self, blob: bytes) -> tuple[Callable[..., Any], Made]:
         with Collected() as made:
             fn: Callable[..., Any] = pickle.loads(blob)
         self._overlay(made)
-        return fn
+        return fn, made
 
     def _on_imported(self, module: types.ModuleType) -> None:
         """A module of a bundle has run."""

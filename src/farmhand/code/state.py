@@ -38,12 +38,9 @@ class Item:
     def copy(self) -> _Copy:
         """What it holds now."""
         thing = self.thing
-        kind = type(thing)
-        if kind is types.CellType:
+        if type(thing) is types.CellType:
             return _contents(thing)
-        if kind is dict or isinstance(thing, type):
-            return dict(vars(thing)) if kind is not dict else thing.copy()
-        return thing.copy()
+        return dict(vars(thing)) if isinstance(thing, type) else thing.copy()
 
     def restore(self, copy: _Copy) -> None:
         """Make it hold that again."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from farmhand import errors
-from farmhand.client.contact import VARIABLE, Meant, meant_farm
+from farmhand.client.contact import Meant, meant_farm
 from farmhand.engine.connection import Connection
 from farmhand.home import paths
 from farmhand.model.address import Address, parse_address
@@ -22,9 +21,6 @@ class Patient:
     connection: Connection | None = None
     status: dict[str, Any] = field(default_factory=dict)
     _meant: Meant | None = None
-
-    def __post_init__(self) -> None:
-        self.given = self.given or os.environ.get(VARIABLE) or None
 
     @property
     def meant(self) -> Meant:

@@ -105,7 +105,7 @@ class UserStore:
 
     def set_join_token(self, token: str) -> bool:
         """The token that a joiner must show; an empty one closes the door. False when nothing changed."""
-        if token and not _TOKEN.fullmatch(token):
+        if token and not is_token(token):
             raise errors.BadOption("a join token is 16 to 128 of A-Z, a-z, 0-9, '_' and '-'")
         before = self.load()
         return self._change(before, msgspec.structs.replace(before, join_token=token))
@@ -122,6 +122,11 @@ class UserStore:
     def write_conf(self) -> None:
         """Render `users.conf` again. To be called at each start: a newer version may have other permissions."""
         write_private(self.conf_path, render(self.load()).encode(), durable=self._durable)
+
+
+def is_token(text: str) -> bool:
+    """Whether it can be a join token: 16 to 128 of A-Z, a-z, 0-9, '_' and '-'."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def new_token() -> str:

@@ -19,12 +19,11 @@ import msgspec
 from farmhand import errors
 from farmhand.engine.broker_config import is_loopback
 from farmhand.model.address import SCHEMES, Address, parse_address
-from farmhand.security.accounts import new_token
+from farmhand.security.accounts import is_token, new_token
 
 __all__ = ["Address", "JoinLine", "new_token", "parse_address", "parse_join_line"]
 
 PLAINTEXT: Final = "plaintext"  # the value of `insecure` that allows plain text off loopback
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _PIN: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _OPTIONS: Final = ("pin", "insecure")
 
@@ -80,7 +79,7 @@ def _parse_token(netloc: str) -> str:
         raise errors.BadAddress("the join line has no token: it looks like tls://TOKEN@host:port?pin=sha256:...")
     if ":" in token:
         raise errors.BadAddress("the join line has a user and a password; it carries one token: tls://TOKEN@host:port")
-    if not _TOKEN.fullmatch(token):
+    if not is_token(token):
         raise errors.BadAddress(
             "the join line's token was cut off or mistyped: 16 to 128 of A-Z, a-z, 0-9, '_' and '-'"
         )
