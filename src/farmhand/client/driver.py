@@ -1,4 +1,4 @@
-"""Drives one session: a thread with a loop that carries out what `core.session` decides.
+"""Drives one session: carries out what `core.session` decides, on the thread of a `Link`.
 
 Any thread may submit, cancel or kill. Submitting only appends to an inbox and wakes the loop, so that the hot path takes no
 lock; the core itself is touched under `_lock`. Callbacks of futures run outside the lock, on the loop's thread, as those of
@@ -8,7 +8,6 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import threading
@@ -22,24 +21,22 @@ from farmhand import errors
 from farmhand.client.beat import beat_of
 from farmhand.client.futures import FarmFuture
 from farmhand.client.lanes import Lanes
+from farmhand.client.link import Link
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
 from farmhand.client.sending import Large, Sender
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task
 from farmhand.engine import subjects
-from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Options
 from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
 from farmhand.engine.wire import Msg
-from farmhand.home.process import new_loop
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
 from farmhand.model.needs import Lane
-from farmhand.model.version import VERSION
 
 log = logging.getLogger("farmhand.client")
 
@@ -54,77 +51,39 @@ class DriverConfig(msgspec.Struct, kw_only=True):
     output: bool = True
 
 
-class Driver:
+class Driver(Link):
     """One session. `start` returns when the farm has answered; `close` ends the session and the thread."""
 
     def __init__(self, config: DriverConfig) -> None:
+        super().__init__(config.connect)
         self.config = config
         self.session_id = session_id(secrets.token_hex(6), config.on_client_loss)
         self.core = core.Session(secrets.token_bytes(16), config.bound)
-        self.farm: dict[str, Any] = {}  # what the steward said of itself
-        self.broken: Exception | None = None
         self.bytes_in = 0
-        self.connection: Connection
         self.publisher: Publisher
         self.sender: Sender
         self.results: Results
-        self.loop: asyncio.AbstractEventLoop
         self._lock = threading.RLock()
         self._inbox: deque[tuple[Group, Task]] = deque()
         self._awake = False
         self._idle = threading.Condition()
-        self._started: threading.Event = threading.Event()
-        self._start_error: BaseException | None = None
-        self._closing: asyncio.Event
         self._abandoned = False
-        self._unwanted = False
         self._lanes = Lanes(self)
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._unpurged = 0
-        self._thread = threading.Thread(target=self._run_thread, name="farmhand-session", daemon=True)
 
     # ---- life
 
-    def start(self) -> None:
-        """Connect and greet the farm. Raises what that raised, within a few seconds."""
-        self._thread.start()
-        while not self._started.wait(limits.SIGNAL_S):
-            pass
-        if self._start_error is not None:
-            self._thread.join()
-            raise self._start_error
+    def connection_name(self) -> str:
+        """See `Link`."""
+        return f"session:{self.session_id}"
 
-    def _run_thread(self) -> None:
-        self.loop = new_loop()
-        try:
-            self.loop.run_until_complete(self._main())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the start or for a future must hear of it
-            self._start_error = error
-            self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
-        finally:
-            self._started.set()
-            self.loop.close()
-
-    async def _main(self) -> None:
-        self._closing = asyncio.Event()
-        options = self.config.connect()
-        options.name = f"session:{self.session_id}"
-        self.connection = await Connection.open(options)
-        try:
-            await self._greet()
-            self._set_up()
-            await self._reader.start()
-            self._beat()
-            self._started.set()
-            if not self._unwanted:
-                await self._closing.wait()
-            await self._say_goodbye()
-        finally:
-            for task in list(self._tasks):
-                task.cancel()
-            await self.connection.close()
+    async def begin(self) -> None:
+        """See `Link`."""
+        self._set_up()
+        await self._reader.start()
+        self._beat()
 
     def _set_up(self) -> None:
         self.publisher = Publisher(self.connection)
@@ -140,45 +99,14 @@ class Driver:
             connection.subscribe(subjects.output(self.session_id, "*"), OutputPrinter().on_message)
         connection.on_connected.append(self._on_reconnected)
 
-    async def _greet(self) -> None:
-        """The steward's answer tells versions. It may be starting."""
-        self.farm = await self.request("hello", timeout=limits.EMBEDDED_START_S)
-        if self.farm["protocol"] != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
-                f"(protocol {messages.PROTOCOL}); update the older one"
-            )
-
-    async def request(self, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
-        """A request to the steward, as `ask_steward` makes it."""
-        return await ask_steward(self.connection, verb, body, timeout=timeout)
-
-    def ask(self, verb: str, body: bytes = b"") -> Any:
-        """The same from any thread but the loop's. Raises `FarmClosed` when the session has ended."""
-        if self.broken is not None or not self._thread.is_alive():
-            raise errors.FarmClosed(str(self.broken or "the session has ended"))
-        if self.on_its_thread():
-            raise RuntimeError("a future's callback cannot wait for the farm's answer; ask from another thread")
-        return asyncio.run_coroutine_threadsafe(self.request(verb, body), self.loop).result()
-
-    def on_its_thread(self) -> bool:
-        """Whether the caller is a future's callback, which must not wait for what this thread does."""
-        return threading.current_thread() is self._thread
-
-    async def _say_goodbye(self) -> None:
-        """Stop and withdraw what is left, and tell the steward that this session is over."""
+    async def say_goodbye(self) -> None:
+        """See `Link`. Stop and withdraw what is left, and tell the steward that this session is over."""
         connection = self.connection
         self._reader.close()
         if not (self._abandoned and self.config.on_client_loss == "finish"):
             connection.publish(subjects.control_of_session(self.session_id), messages.encode(Control(gone=True)))
             self._beat(ended=True)
         self.publisher.close()
-
-    def abandon_start(self) -> None:
-        """Nobody waits for `start` any more: connect to nothing."""
-        self._unwanted = True
-        if self._started.is_set():
-            self.close()
 
     def on_forked(self) -> None:
         """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
@@ -200,28 +128,6 @@ class Driver:
         self._abandoned = True
         self.cancel_waiting()
         self.close()
-
-    def close(self) -> None:
-        """End the session. Waits for the thread unless called on it."""
-        if self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):  # the loop may just have ended by itself
-                self.loop.call_soon_threadsafe(self._closing.set)
-            if not self.on_its_thread():
-                self._thread.join()
-        self.break_all(errors.FarmClosed())
-
-    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        """Run a coroutine beside, on the loop; its failure breaks the session rather than being lost."""
-        task = self.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-        return task
-
-    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("the session's background work failed", exc_info=error)
-            self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
 
     # ---- submitting
 
@@ -385,7 +291,7 @@ class Driver:
 
     def on_refused(self, token: Token, error: errors.EngineError) -> None:
         """The engine did not take a batch: its tasks wait for the next try."""
-        if self._closing.is_set():
+        if self.closing.is_set():
             return  # nobody waits for it any more
         log.warning("the engine did not take a batch: %s", error)
         with self._lock:
@@ -433,13 +339,13 @@ class Driver:
         self._pump()
 
     def _carry_out_soon(self, effects: list[core.Effect]) -> None:
-        if effects and self._thread.is_alive():
+        if effects and self.alive:
             self.loop.call_soon_threadsafe(self.carry_out, effects, None)
             self.loop.call_soon_threadsafe(self._arm)
 
     def forget(self, entry: Any) -> None:
         """A task was withdrawn: its large arguments are not needed any more."""
-        if type(entry) is Large and self._thread.is_alive():
+        if type(entry) is Large and self.alive:
             self.loop.call_soon_threadsafe(self.results.forget, entry)
 
     def cancel_waiting(self) -> None:
@@ -458,7 +364,7 @@ class Driver:
     def wait_all(self) -> None:
         """Return when every task has its outcome."""
         with self._idle:
-            while self.open and self.broken is None and self._thread.is_alive():
+            while self.open and self.broken is None and self.alive:
                 self._idle.wait(1.0)  # the pause only matters if the thread itself dies
 
     def break_all(self, error: Exception) -> None:

@@ -20,7 +20,7 @@ SNAPSHOT_ITEMS_MAX: Final = 1000  # of a captured tuple that are looked at
 
 PLAIN_ARGS_MAX: Final = 16  # more arguments than this are pickled at once, so that a batch's size can be known
 PLAIN_CHARS_MAX: Final = 1024  # of a string or bytes argument
-PLAIN_INT_MAX: Final = 1 << 512  # larger integers have a size that counts
+PLAIN_INT_MAX: Final = 1 << 63  # larger integers are pickled: MessagePack has none
 SIMPLE_ITEMS_MAX: Final = 256  # looked at to see whether the C pickler alone will do; 30 ns each
 SIZED_ITEMS_MAX: Final = 100  # of a container argument that are measured for the estimate
 

@@ -1,14 +1,17 @@
 """Arguments and results as bytes.
 
-An entry is one call's arguments, or one result. A tuple holds plain values as they are, to be pickled in bulk with
-many others; bytes are an entry that had to be pickled by itself.
+An entry is one call's arguments, or one result. A tuple holds plain values as they are, to be packed in bulk with many
+others; bytes are an entry that had to be pickled by itself. A message's entries are one MessagePack array, so that who must
+not unpickle, the steward, still can take some of them out of one message and put them into another.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from farmhand.code.limits import (
     PLAIN_ARGS_MAX,
@@ -36,11 +39,20 @@ def is_plain(values: tuple[Any, ...]) -> bool:
             if not -PLAIN_INT_MAX < value < PLAIN_INT_MAX:
                 return False
         elif kind is str or kind is bytes:
-            if len(value) > PLAIN_CHARS_MAX:
+            if len(value) > PLAIN_CHARS_MAX or not (kind is bytes or value.isascii() or _is_utf8(value)):
                 return False
         elif kind not in _SMALL:
             return False
     return len(values) <= PLAIN_ARGS_MAX
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, as a file's name may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_simple(value: Any) -> bool:
@@ -92,15 +104,18 @@ def _size_of(value: Any) -> int:
     return size if type(size) is int else 8
 
 
-def pack_values(entries: list[Entry]) -> bytes:
-    """The entries of one message as its body."""
-    return pickle.dumps(entries, PROTOCOL)
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...] | bytes | None]).decode
 
 
-def unpack_values(body: Buffer) -> list[Entry]:
-    """The entries of one message."""
-    entries: list[Entry] = pickle.loads(body)
-    return entries
+def pack_values(entries: Sequence[Entry | None]) -> bytes:
+    """The entries of one message as its body; None for one whose value travels beside it."""
+    return _encode(entries)
+
+
+def unpack_values(body: Buffer) -> list[Any]:
+    """The entries of one message. Raises `msgspec.MsgspecError`, `ValueError`."""
+    return _decode(body)
 
 
 class Sink:

@@ -15,7 +15,7 @@ from farmhand import errors
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import BlobRef, Mark
 
-PROTOCOL: Final = 1  # raised when a peer of the old number would misread a message
+PROTOCOL: Final = 2  # raised when a peer of the old number would misread a message
 _LENGTH: Final = struct.Struct(">I")
 _HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
 

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from farmhand.code.failure import pack_exception
+from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
 from farmhand.errors import TaskFailed
@@ -39,7 +40,7 @@ _FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
 _FLUSH_BYTES: Final = 256 * 1024
 _read_run: Final = msgspec.msgpack.Decoder(slotwire.Run).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
-_ATOMS: Final = frozenset({int, float, bool, type(None)})
+_ATOMS: Final = frozenset({float, bool, type(None)})
 
 
 class Batch:
@@ -177,7 +178,8 @@ class Slot:
             else:
                 value = self._loader.call(self._loader.begin(code, batch.work.profile.state), entry)
             del entry
-            if value.__class__ in _ATOMS:
+            kind = value.__class__
+            if kind in _ATOMS or (kind is int and -PLAIN_INT_MAX < value < PLAIN_INT_MAX):
                 packed: Any = (value,)
             else:
                 packed, size = self._pack(batch, index, value)

@@ -36,7 +36,9 @@ def test_plain_arguments_are_not_pickled():
     assert bundles == ()
 
 
-@pytest.mark.parametrize("args", [("x" * 1025,), (1 << 600,), ([],), (1,) * 17, (Point(1),), (memoryview(b"ab"),)])
+@pytest.mark.parametrize(
+    "args", [("x" * 1025,), (1 << 63,), (-1 << 63,), ("\udcff",), ([],), (1,) * 17, (Point(1),), (memoryview(b"ab"),)]
+)
 def test_all_others_are(args):
     entry, _ = Packer().pack_call(args, {})
     assert type(entry) is bytes
@@ -44,7 +46,10 @@ def test_all_others_are(args):
 
 def test_values_of_a_message_survive():
     packer = Packer()
-    entries = [packer.pack_call(args, {})[0] for args in ((1,), ([1, {2: (3,)}],), ())]
+    entries = [
+        packer.pack_call(args, {})[0]
+        for args in ((1,), ([1, {2: (3,)}],), (), ((1 << 63) - 1, "ä", b"\xff", 2.5, None, True))
+    ]
     assert unpack_values(pack_values(entries)) == entries
 
 

@@ -1,0 +1,154 @@
+"""One connection to a farm, driven by a thread of its own: what every kind of session stands on.
+
+Any thread may ask the farm something; what the farm says arrives on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from farmhand import errors
+from farmhand.engine.asking import ask_steward
+from farmhand.engine.connection import Connection, Options
+from farmhand.home.process import new_loop
+from farmhand.model import limits, messages
+from farmhand.model.version import VERSION
+
+log = logging.getLogger("farmhand.client")
+
+
+class Link:
+    """Connects, greets the farm, and stays until `close`. What a session does with it is in the methods that it overrides."""
+
+    def __init__(self, connect: Callable[[], Options]) -> None:
+        self._connect = connect
+        self.farm: dict[str, Any] = {}  # what the steward said of itself
+        self.broken: Exception | None = None
+        self.connection: Connection
+        self.loop: asyncio.AbstractEventLoop
+        self.closing: asyncio.Event
+        self._started: threading.Event = threading.Event()
+        self._start_error: BaseException | None = None
+        self._unwanted = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._run_thread, name="farmhand-session", daemon=True)
+
+    # ---- what a session adds
+
+    def connection_name(self) -> str:
+        """By which the engine and the steward know the connection."""
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        """The farm has answered: subscribe, read, start."""
+        raise NotImplementedError
+
+    async def say_goodbye(self) -> None:
+        """The session ends; the connection is still there."""
+        raise NotImplementedError
+
+    def break_all(self, error: Exception) -> None:
+        """The session cannot go on: whoever waits for something hears `error`."""
+        raise NotImplementedError
+
+    # ---- life
+
+    def start(self) -> None:
+        """Connect and greet the farm. Raises what that raised, within a few seconds."""
+        self._thread.start()
+        while not self._started.wait(limits.SIGNAL_S):
+            pass
+        if self._start_error is not None:
+            self._thread.join()
+            raise self._start_error
+
+    def _run_thread(self) -> None:
+        self.loop = new_loop()
+        try:
+            self.loop.run_until_complete(self._main())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the start or for a future must hear of it
+            self._start_error = error
+            self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
+        finally:
+            self._started.set()
+            self.loop.close()
+
+    async def _main(self) -> None:
+        self.closing = asyncio.Event()
+        options = self._connect()
+        options.name = self.connection_name()
+        self.connection = await Connection.open(options)
+        try:
+            await self._greet()
+            await self.begin()
+            self._started.set()
+            if not self._unwanted:
+                await self.closing.wait()
+            await self.say_goodbye()
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await self.connection.close()
+
+    async def _greet(self) -> None:
+        """The steward's answer tells versions. It may be starting."""
+        self.farm = await self.request("hello", timeout=limits.EMBEDDED_START_S)
+        if self.farm["protocol"] != messages.PROTOCOL:
+            raise errors.VersionMismatch(
+                f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
+                f"(protocol {messages.PROTOCOL}); update the older one"
+            )
+
+    async def request(self, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
+        """A request to the steward, as `ask_steward` makes it."""
+        return await ask_steward(self.connection, verb, body, timeout=timeout)
+
+    def ask(self, verb: str, body: bytes = b"") -> Any:
+        """The same from any thread but the loop's. Raises `FarmClosed` when the session has ended."""
+        if self.broken is not None or not self._thread.is_alive():
+            raise errors.FarmClosed(str(self.broken or "the session has ended"))
+        if self.on_its_thread():
+            raise RuntimeError("a future's callback cannot wait for the farm's answer; ask from another thread")
+        return asyncio.run_coroutine_threadsafe(self.request(verb, body), self.loop).result()
+
+    def on_its_thread(self) -> bool:
+        """Whether the caller is a future's callback, which must not wait for what this thread does."""
+        return threading.current_thread() is self._thread
+
+    def abandon_start(self) -> None:
+        """Nobody waits for `start` any more: connect to nothing."""
+        self._unwanted = True
+        if self._started.is_set():
+            self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs. When it does not, nothing comes any more."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the session. Waits for the thread unless called on it."""
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop may just have ended by itself
+                self.loop.call_soon_threadsafe(self.closing.set)
+            if not self.on_its_thread():
+                self._thread.join()
+        self.break_all(errors.FarmClosed())
+
+    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        """Run a coroutine beside, on the loop; its failure breaks the session rather than being lost."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the session's background work failed", exc_info=error)
+            self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
