@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from farmhand.client.aio import AsyncFarm
     from farmhand.client.farm import Farm
     from farmhand.client.futures import FarmFuture
+    from farmhand.client.options import SessionOptions
+    from farmhand.client.session import Session
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
 
     __version__ = VERSION
 
-__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Retry", "__version__", "errors"]
+__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Retry", "Session", "SessionOptions", "__version__", "errors"]
 
 _WHERE = {
     "AsyncFarm": ("farmhand.client.aio", "AsyncFarm"),
@@ -30,6 +32,8 @@ _WHERE = {
     "FarmFuture": ("farmhand.client.futures", "FarmFuture"),
     "Pool": ("farmhand.neighbours.pool", "Pool"),
     "Retry": ("farmhand.model.retry", "Retry"),
+    "Session": ("farmhand.client.session", "Session"),
+    "SessionOptions": ("farmhand.client.options", "SessionOptions"),
     "__version__": ("farmhand.model.version", "VERSION"),
     "errors": ("farmhand.errors", ""),
 }

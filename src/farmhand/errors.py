@@ -19,6 +19,8 @@
     │   └── PlaintextRefused                    off loopback without TLS
     ├── FarmNotRunning, FarmRunning             `farmhand` was asked for what this farm's state does not allow
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
+    ├── SessionUnknown                          no named session has this name; or it was removed
+    ├── SessionFull                             a named session has stored as much as it may
     ├── NoNodeForPython                         no node offers the Python version that the task was pickled with
     ├── BundleTooLarge                          a module to be shipped is larger than the limit
     ├── BadMessage                              a peer sent bytes that are not a message of ours
@@ -26,6 +28,7 @@
         ├── TaskFailed                          it raised, and its exception could not be rebuilt here
         ├── ArgumentsUndecodable                its arguments could not be unpickled there (also a BrokenProcessPool)
         ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
+        ├── ResultTooLarge                      its value is larger than its named session keeps
         ├── TaskRefused                         it could not be started
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
@@ -150,6 +153,14 @@ class VersionMismatch(FarmhandError):
     """Two parts of Farmhand are of versions that do not work together."""
 
 
+class SessionUnknown(FarmhandError):
+    """No session has this name."""
+
+
+class SessionFull(FarmhandError):
+    """The session has stored as much as it may: it takes no new work."""
+
+
 class NoNodeForPython(FarmhandError):
     """No node offers the Python version of this client."""
 
@@ -188,6 +199,10 @@ class ArgumentsUndecodable(TaskError, BrokenProcessPool):
 
 class ResultUndecodable(TaskError, BrokenProcessPool):
     """The task succeeded, but its value could not be unpickled here."""
+
+
+class ResultTooLarge(TaskError):
+    """The task's value is larger than its session keeps."""
 
 
 class TaskRefused(TaskError):

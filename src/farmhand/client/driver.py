@@ -12,23 +12,20 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-import msgspec
 
 from farmhand import errors
 from farmhand.client.beat import beat_of
 from farmhand.client.futures import FarmFuture
 from farmhand.client.lanes import Lanes
-from farmhand.client.link import Link
+from farmhand.client.link import DriverConfig, Link
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
 from farmhand.client.sending import Large, Sender
 from farmhand.core import session as core
-from farmhand.core.tasks import Group, Task
+from farmhand.core.tasks import Counts, Group, Task
 from farmhand.engine import subjects
-from farmhand.engine.connection import Options
 from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
@@ -41,23 +38,13 @@ from farmhand.model.needs import Lane
 log = logging.getLogger("farmhand.client")
 
 
-class DriverConfig(msgspec.Struct, kw_only=True):
-    """What a session is made with."""
-
-    connect: Callable[[], Options]  # called on the loop's thread, where slow imports hurt nobody
-    bound: int = 0  # batches under way at once, 0 for what the slots ask for
-    on_client_loss: str = "kill"
-    spool: str = ""  # a folder that client and slots share, when the farm is on this machine
-    output: bool = True
-
-
 class Driver(Link):
     """One session. `start` returns when the farm has answered; `close` ends the session and the thread."""
 
     def __init__(self, config: DriverConfig) -> None:
-        super().__init__(config.connect)
-        self.config = config
-        self.session_id = session_id(secrets.token_hex(6), config.on_client_loss)
+        super().__init__(config)
+        self.tag = ""  # in the names of large arguments
+        self.session_id: str = session_id(secrets.token_hex(6), config.on_client_loss)
         self.core = core.Session(secrets.token_bytes(16), config.bound)
         self.bytes_in = 0
         self.publisher: Publisher
@@ -385,6 +372,25 @@ class Driver(Link):
             self.results.fail(future, error)
         with self._idle:
             self._idle.notify_all()
+
+    def leave(self) -> None:
+        """Nobody waits any more: what was submitted still ends."""
+        self.wait_all()
+
+    def check_room(self) -> None:
+        """Raise `EngineFull` while the engine has no space for new work."""
+        if self.core.full or self.publisher.stuck:
+            raise errors.EngineFull
+
+    @property
+    def counts(self) -> Counts:
+        """What this session has done so far."""
+        return self.core.counts
+
+    def on_initializer_failed(self, error: Exception) -> None:
+        """No task of this session can run."""
+        log.critical("the initializer failed, so nothing more can run here: %s", error)
+        self.break_all(error)
 
     # ---- heartbeat
 

@@ -18,7 +18,7 @@ from farmhand.errors import TaskKilled
 from farmhand.model import limits
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
+    from farmhand.client.link import Link
 
 _making = threading.Lock()
 
@@ -31,14 +31,14 @@ class FarmFuture(Future[T], Generic[T]):
 
     _node = ""  # that said last that it runs the task
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Link) -> None:
         self._lazy_condition: threading.Condition | None = None
         self._state = PENDING
         self._result = None
         self._exception = None
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
-        self._driver: Driver | None = driver
+        self._driver: Link | None = driver
         self._task: Task | None = None
         self._entry: Any = None  # packed arguments, until there is an outcome
 

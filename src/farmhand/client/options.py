@@ -10,9 +10,49 @@ from typing import Any
 import msgspec
 
 from farmhand import errors
+from farmhand.model import messages
 from farmhand.model.messages import Profile, State
-from farmhand.model.needs import Lane, Need, parse_need
+from farmhand.model.named import SessionRequest
+from farmhand.model.needs import Lane, Need, parse_need, quantity
 from farmhand.model.retry import Retry
+from farmhand.model.span import parse_span
+from farmhand.model.version import VERSION
+from farmhand.security.permissions import check_name
+
+
+class SessionOptions(msgspec.Struct, frozen=True):
+    """A session that outlives its clients, and how it is kept. What is None stays as it is, or has its default.
+
+    name: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`. keep: how long it stays after the last thing that happened in it, in seconds or as
+    `"30d"` (7 days). stored_max: bytes that it may store, or `"50GiB"` (4 GiB). result_max: the same for one result (1 GiB).
+    create: make it when it is not there.
+    """
+
+    name: str
+    keep: float | str | None = None
+    stored_max: int | str | None = None
+    result_max: int | str | None = None
+    create: bool = True
+
+    def request(self) -> SessionRequest:
+        """What the farm is asked for. Raises `BadOption`."""
+        if not isinstance(self.name, str):
+            raise errors.BadOption(f"session={self.name!r}: a name, or SessionOptions")
+        check_name(self.name)
+        keep = None if self.keep is None else parse_span(self.keep)
+        return SessionRequest(
+            messages.PROTOCOL, VERSION, self.name, self.create, keep, _as_bytes("stored_max", self.stored_max),
+            _as_bytes("result_max", self.result_max),
+        )  # fmt: skip
+
+
+def _as_bytes(name: str, value: int | str | None) -> int | None:
+    if value is None:
+        return None
+    amount = quantity(value) if isinstance(value, str) else value
+    if type(value) is bool or amount is None or not amount >= 1:
+        raise errors.BadOption(f"{name}={value!r}: bytes, or a size such as '2GiB'")
+    return int(amount)
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):

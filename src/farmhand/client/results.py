@@ -21,10 +21,11 @@ from farmhand.code.values import load_from, unpack_result, unpack_values
 from farmhand.core import session as core
 from farmhand.engine import blobs
 from farmhand.model.messages import Report
+from farmhand.model.named import Settled
 from farmhand.model.outcome import BlobRef, Kind, Mark
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
+    from farmhand.client.link import Link
 
 log = logging.getLogger("farmhand.client")
 
@@ -48,7 +49,7 @@ class Body:
 
     __slots__ = ("blobs", "entries", "node", "problem", "slot")
 
-    def __init__(self, report: Report, body: memoryview) -> None:
+    def __init__(self, report: Report | Settled, body: memoryview) -> None:
         self.node, self.slot = report.node, report.slot
         self.blobs: dict[int, BlobRef] = {ref.index: ref for ref in report.blobs}
         self.entries: list[Any] = []
@@ -83,7 +84,7 @@ class Value:
 class Results:
     """Ends futures. Runs on the loop; only large values are opened on other threads."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Link) -> None:
         self._driver = driver
         self._streams = asyncio.Semaphore(_STREAMS_MAX)
 
@@ -101,14 +102,19 @@ class Results:
             entry = body.entries[position] if position < len(body.entries) else b""
             if type(entry) is tuple:
                 ready.append((future, entry[0]))
-            elif entry is None:
-                self._later(future, self._fetch(future, body.blobs.pop(task.index, None)))
-            elif len(entry) > _DECODE_INLINE_BYTES:
-                self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
             else:
-                self._open(future, functools.partial(unpack_result, entry))
+                self.take(future, entry, body.blobs.pop(task.index, None))
         if ready:
             settle(ready)
+
+    def take(self, future: FarmFuture[Any], entry: bytes | None, ref: BlobRef | None) -> None:
+        """End a future with a value that is pickled here, or beside the message."""
+        if entry is None:
+            self._later(future, self._fetch(future, ref))
+        elif len(entry) > _DECODE_INLINE_BYTES:
+            self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
+        else:
+            self._open(future, functools.partial(unpack_result, entry))
 
     def discard(self, body: Body) -> None:
         """Remove values that came for nobody: their tasks were cancelled, or ended by another attempt."""
@@ -157,7 +163,7 @@ class Results:
             value = await blobs.patiently(self._driver.connection, lambda _: self._read(ref))
         self._open(future, value.get)
         del value
-        await self.remove(ref.id)
+        await self.on_read(ref)
 
     async def _read(self, ref: BlobRef) -> Value:
         """Stream a value out of the engine. Raises what the engine says; what unpickling raises comes with the value."""
@@ -189,8 +195,7 @@ class Results:
         future._release()
         future.set_exception(error)
         if mark.kind is Kind.INITIALIZER and isinstance(error, Exception) and self._driver.broken is None:
-            log.critical("the initializer failed, so nothing more can run here: %s", mark.text)
-            self._driver.break_all(error)
+            self._driver.on_initializer_failed(error)
 
     def forget(self, large: Large) -> None:
         """Large arguments are no longer needed."""
@@ -199,10 +204,24 @@ class Results:
         else:
             self._driver.spawn(self.remove(large.id))
 
+    async def on_read(self, ref: BlobRef) -> None:
+        """A large value has been read."""
+        await self.remove(ref.id)
+
     async def remove(self, blob_id: str) -> None:
         """Have the engine forget a large argument or result of this session."""
         with contextlib.suppress(errors.EngineError, TimeoutError):  # the steward forgets all of a session's at its end
             await blobs.remove(self._driver.connection, self._driver.session_id, blob_id)
+
+
+class KeptResults(Results):
+    """The same for a named session, which keeps its large values: others may read them too."""
+
+    def forget(self, large: Large) -> None:
+        """They stay."""
+
+    async def on_read(self, ref: BlobRef) -> None:
+        """It stays."""
 
 
 class ChunkPipe:

@@ -184,6 +184,24 @@ class Session:
         window.in_flight += 1
         return batch
 
+    def adopt(self, token: Token, group: Group, tasks: list[Task | None], sequence: int, now: float) -> None:
+        """Take over a batch that an earlier life of this session has sent. None stands for a task that has its outcome.
+
+        The tasks are new here, and nowhere else. `sequence`: as in `on_stored`.
+        """
+        batch = Batch(token, group, tasks, now)
+        batch.sequence = sequence
+        for index, task in enumerate(tasks):
+            if task is None:
+                batch.left -= 1
+                continue
+            task.to(TaskState.SENT)
+            task.token, task.index, task.attempts = token, index, max(task.attempts, 1)
+            self.counts.submitted += 1
+        if batch.left:
+            self.batches[token] = batch
+            self.window(group.lane).in_flight += 1
+
     def _token(self, sequence: int) -> Token:
         digest = hashlib.blake2b(sequence.to_bytes(8, "big"), key=self._secret, digest_size=8).digest()
         return Token(int.from_bytes(digest, "big") >> 1)

@@ -24,10 +24,16 @@ HEARTBEAT_S: Final = 5.0  # the engine says that it lives; three missed ones mak
 
 
 class OrderedReader:
-    """Call `callback(sequence, subject, data)` for every message of `subject` in `stream`, from `first` on."""
+    """Call `callback(sequence, subject, data)` for every message of `subject` in `stream`, from `first` on.
+
+    header: read this header of the messages instead of their bodies, which then do not travel.
+    """
 
     def __init__(self, connection: Connection, stream: str, subject: str,
-                 callback: Callable[[int, str, bytes | memoryview], None], first: int = 1) -> None:  # fmt: skip
+                 callback: Callable[[int, str, bytes | memoryview], None], first: int = 1, *,
+                 header: str = "") -> None:  # fmt: skip
+        self._header = header
+        self._caught_up = asyncio.Event()
         self.last = first - 1  # stream sequence of the last message handed over
         self._connection = connection
         self._stream = stream
@@ -54,6 +60,10 @@ class OrderedReader:
         if self._go_on:
             self._connection.publish(self._go_on)
             self._go_on = ""
+
+    async def caught_up(self) -> None:
+        """Return when everything has been handed over that was stored when the consumer was made, and all since then."""
+        await self._caught_up.wait()
 
     async def start(self) -> None:
         """Make the first consumer. Raises what the engine says."""
@@ -84,10 +94,12 @@ class OrderedReader:
             "name": self._name, "deliver_subject": inbox, "filter_subject": self._subject, "ack_policy": "none",
             "max_deliver": 1, "mem_storage": True, "num_replicas": 1, "inactive_threshold": 30 * _NS,
             "flow_control": True, "idle_heartbeat": int(HEARTBEAT_S * _NS), "replay_policy": "instant",
-            "deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1,
+            "deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1, "headers_only": bool(self._header),
         }  # fmt: skip
         verb = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}"
-        await streams.call(self._connection, verb, {"stream_name": self._stream, "config": config})
+        made = await streams.call(self._connection, verb, {"stream_name": self._stream, "config": config})
+        if not made["num_pending"] and self._expected == 1:
+            self._caught_up.set()
         self._heard_at = self._loop.time()
 
     def _on_msg(self, msg: Msg) -> None:
@@ -111,7 +123,11 @@ class OrderedReader:
         self._expected += 1
         if stream_sequence > self.last:
             self.last = stream_sequence
-            self._callback(stream_sequence, msg.subject, msg.data)
+            self._callback(
+                stream_sequence, msg.subject, msg.header(self._header).encode() if self._header else msg.data
+            )
+        if parts[-1] == "0":
+            self._caught_up.set()
 
     def _remake(self) -> None:
         if self._closed or (self._making is not None and not self._making.done()):

@@ -73,15 +73,17 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
 
     def publish(
-        self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False
-    ) -> None:
+        self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False,
+        headers: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Store a message. Without `msg_id` a repeat after an outage may be stored twice.
 
         `first`: only when the subject has no message yet; that it has one counts as stored, with sequence 0.
         """
         self._next += 1
         reply = f"{self._prefix}{self._next}"
-        headers = {"Nats-Msg-Id": msg_id} if msg_id else None
+        if msg_id:
+            headers = {**(headers or {}), "Nats-Msg-Id": msg_id}
         if first:
             headers = {"Nats-Expected-Last-Subject-Sequence": "0"}
         if not self._waiting:

@@ -13,9 +13,9 @@ from farmhand.model import limits
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
-# Of the engine's storage, for WORK and for BLOB each. RESULT keeps the rest, so that a full farm can drain, and what was
-# removed and is not freed yet has room.
-WORK_SHARE: Final = 0.3
+# Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
+# was removed and is not freed yet has room.
+WORK_SHARE: Final = 0.25
 
 
 class ApiRefused(errors.EngineError):
@@ -38,7 +38,7 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
 
 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
-    """The three streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
+    """The streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
     share = int(storage_bytes * WORK_SHARE) if storage_bytes else -1
     common: dict[str, Any] = {
         "storage": "file",
@@ -51,7 +51,9 @@ def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
         {**common, "name": subjects.RESULT, "subjects": ["res.*.*"], "retention": "limits", "discard": "old",
          "max_age": int(limits.RESULT_KEEP_S * _NS)},
         {**common, "name": subjects.BLOB, "subjects": ["blob.*.*.*"], "retention": "limits", "discard": "new",
-         "max_bytes": share, "max_age": int(limits.RESULT_KEEP_S * _NS), "allow_direct": True},
+         "max_bytes": share, "max_age": int(limits.SESSION_KEEP_MAX_S * _NS), "allow_direct": True},
+        {**common, "name": subjects.SESSION, "subjects": ["about.*", "bak.*.*", "out.*"], "retention": "limits",
+         "discard": "new", "max_bytes": share, "allow_direct": True},
     ]  # fmt: skip
 
 
@@ -123,6 +125,15 @@ async def message_at(connection: Connection, stream: str, sequence: int, subject
     body: dict[str, Any] = {"seq": sequence}
     if subject:
         body["next_by_subj"] = subject
+    return await _message(connection, stream, body)
+
+
+async def last_message(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
+    """The last message of a subject; None when it has none."""
+    return await _message(connection, stream, {"last_by_subj": subject})
+
+
+async def _message(connection: Connection, stream: str, body: dict[str, Any]) -> StoredMessage | None:
     try:
         answer = await call(connection, f"STREAM.MSG.GET.{stream}", body)
     except ApiRefused as error:

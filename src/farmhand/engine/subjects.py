@@ -7,6 +7,7 @@ from typing import Final
 WORK: Final = "WORK"
 RESULT: Final = "RESULT"
 BLOB: Final = "BLOB"
+SESSION: Final = "SESSION"
 
 NODE_BEATS: Final = "node.*.beat"
 SESSION_BEATS: Final = "ses.*.beat"
@@ -34,6 +35,26 @@ def result(session: str, node: str) -> str:
 def blob(owner: str, blob_id: str, chunk: int | str) -> str:
     """A chunk of a large value, or `*` for all of them."""
     return f"blob.{owner}.{blob_id}.{chunk}"
+
+
+def about(name: str) -> str:
+    """What a named session is."""
+    return f"about.{name}"
+
+
+def backlog(session: str, lane: str) -> str:
+    """Where a named session's tasks are stored as they are submitted."""
+    return f"bak.{session}.{lane}"
+
+
+def outcomes(session: str) -> str:
+    """The records of a named session's outcomes."""
+    return f"out.{session}"
+
+
+def state_of_session(session: str) -> str:
+    """How far a named session is."""
+    return f"ses.{session}.state"
 
 
 def beat_of_node(node: str) -> str:

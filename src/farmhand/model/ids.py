@@ -14,6 +14,7 @@ CodeHash = NewType("CodeHash", str)  # 32 hexadecimal digits of BLAKE2b
 BlobId = NewType("BlobId", str)
 
 _FINISH = "f"
+_NAMED = "n"
 
 
 def session_id(chance: str, on_client_loss: str) -> SessionId:
@@ -22,6 +23,11 @@ def session_id(chance: str, on_client_loss: str) -> SessionId:
     In the id, because every message of the session carries it, and a steward may have to know when all else is gone.
     """
     return SessionId((_FINISH if on_client_loss == "finish" else "k") + chance)
+
+
+def named_session_id(chance: str) -> SessionId:
+    """The id of a session that outlives its clients."""
+    return SessionId(_NAMED + chance)
 
 
 def kill_on_loss(session: str) -> bool:

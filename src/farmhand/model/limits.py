@@ -39,6 +39,7 @@ LONG_TASK_S: Final = 0.050  # a task expected to take longer travels alone
 SPLIT_SECONDS: Final = 0.001  # a batch is cut into pieces for idle slots only when a piece is worth at least this much
 BATCHES_PER_SLOT: Final = 3  # published per slot: one running, one prefetched, one on its way
 WINDOW_MIN: Final = 2  # batches, before the steward has said how many slots there are
+GROUPS_MAX: Final = 4096  # functions with options whose durations are remembered
 INLINE_BYTES_MAX: Final = 128 * 1024  # an argument or result larger than this travels as a blob
 EXCEPTION_BYTES_MAX: Final = (
     6 * MB
@@ -97,3 +98,18 @@ PURGE_EVERY: Final = 4096  # reports read before the session lets the engine for
 PURGE_BYTES_EACH: Final = 1024  # so many bytes of a report count as one more: at most 4 MB that were read are kept
 MAP_AHEAD: Final = 4096  # calls of a lazy map under way: keeps 2 slots busy at 40k/s, bounds memory
 RESULT_KEEP_S: Final = 7 * 24 * 3600.0
+
+# ---- named sessions
+SESSION_KEEP_S: Final = 7 * 24 * 3600.0  # without anything happening in it: over a week's absence
+SESSION_KEEP_MAX_S: Final = 90 * 24 * 3600.0  # code and large values that nobody claims are removed then
+SESSION_BYTES_MAX: Final = 4 * 1024 * MB  # stored by one session: what is submitted beyond it is refused
+SESSION_RESULT_BYTES_MAX: Final = 1024 * MB  # of one result
+BLOCK_TASKS_MAX: Final = 512  # tasks in one stored block: few messages for a million tasks, and none waits for long
+BLOCK_AHEAD_TASKS: Final = (
+    4096  # of a lane that a caretaker keeps in memory; it reads the others again when it needs them
+)
+BLOCK_AHEAD_BYTES: Final = 16 * MB  # the same in bytes
+SETTLED_PURGE: Final = 256  # reports that were copied into records before the engine forgets them
+SESSION_SWEEP_S: Final = 60.0  # how often sessions are looked at that nobody has used for long
+ATTACH_S: Final = 0.5  # the longest that attaching waits for the outcomes known so far; the others come later
+DETACH_S: Final = 30.0  # the longest that an ending client waits for an engine that does not store what it submitted

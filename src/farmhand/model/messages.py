@@ -20,6 +20,9 @@ _LENGTH: Final = struct.Struct(">I")
 _HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
+Run = tuple[int, int, int]  # tasks of a named session: a block, the first index in it, how many
+
+
 class State(msgspec.Struct, array_like=True, frozen=True):
     """What a call finds in the globals of the user's code, and what becomes of what it leaves there.
 
@@ -46,6 +49,7 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
     output: bool = True  # printed lines go to the submitter
     local: bool = False  # large values may travel as files on this machine
     state: State = State()
+    result_max: int = 0  # bytes, 0 for no limit
 
 
 class Work(msgspec.Struct, array_like=True):
@@ -60,6 +64,7 @@ class Work(msgspec.Struct, array_like=True):
     alone: bool = False  # announce the start before running: an earlier attempt was lost
     attempt: int = 1  # for people: the highest attempt number in the batch
     blobs: tuple[BlobRef, ...] = ()
+    origin: tuple[Run, ...] = ()  # of a named session's tasks, in order of index; reports repeat it
 
 
 class Report(msgspec.Struct, array_like=True):
@@ -78,6 +83,7 @@ class Report(msgspec.Struct, array_like=True):
     seconds: float = 0.0  # wall time of the calls
     cpu: float = 0.0  # processor seconds
     blobs: tuple[BlobRef, ...] = ()
+    origin: tuple[Run, ...] = ()  # as in the work
 
 
 class Started(msgspec.Struct, array_like=True):
@@ -87,6 +93,7 @@ class Started(msgspec.Struct, array_like=True):
     index: int
     node: str
     slot: int
+    place: tuple[int, int] = (0, 0)  # of a named session's task: its block, and its index in that
 
 
 class Output(msgspec.Struct, array_like=True):
@@ -219,6 +226,15 @@ class Answer(msgspec.Struct):
     error: str = ""
     kind: str = ""  # the name of the error class that the text belongs to
     result: Any = None
+
+
+def place_at(origin: tuple[Run, ...], index: int) -> tuple[int, int]:
+    """The place of a batch's task `index`; (0, 0) when it is no named session's."""
+    for block, first, count in origin:
+        if index < count:
+            return block, first + index
+        index -= count
+    return 0, 0
 
 
 def pack(header: msgspec.Struct, body: bytes | bytearray | memoryview = b"") -> bytes:

@@ -20,6 +20,7 @@ class Kind(enum.IntEnum):
     LOST = 7  # the node is gone
     REFUSED = 8  # could not be started: code or data missing, initializer failed
     INITIALIZER = 9  # the session's initializer raised in that slot
+    CANCELLED = 10  # withdrawn before it ran; only in the records of named sessions
 
 
 class Mark(msgspec.Struct, array_like=True, gc=False):

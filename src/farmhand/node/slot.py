@@ -29,7 +29,7 @@ from farmhand.code.failure import pack_exception
 from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
-from farmhand.errors import TaskFailed
+from farmhand.errors import ResultTooLarge, TaskFailed
 from farmhand.model import limits
 from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
@@ -213,6 +213,7 @@ class Slot:
         if not isinstance(packed, bytes):
             return packed, 64
         size = len(packed)
+        _check_size(batch, size)
         if size >= limits.INLINE_BYTES_MAX:
             path = self._spool_path(batch, index)
             path.write_bytes(packed)
@@ -226,6 +227,7 @@ class Slot:
             with path.open("wb") as file:
                 write_result(value, file.write)
                 size = file.tell()
+            _check_size(batch, size)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -300,6 +302,16 @@ class Slot:
 
 class InitializerError(Exception):
     """The session's initializer raised in this slot."""
+
+
+def _check_size(batch: Batch, size: int) -> None:
+    """Raise `ResultTooLarge` for a value of more bytes than its session keeps."""
+    largest = batch.work.profile.result_max
+    if largest and size > largest:
+        raise ResultTooLarge(
+            f"the value of {batch.work.profile.name} has {size:,} bytes, and its session keeps at most {largest:,} of each; "
+            "return less, or a path, or open the session with a larger result_max"
+        )
 
 
 def _pack_error(error: BaseException) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from farmhand.core import holding
 from farmhand.engine import subjects
 from farmhand.model import limits, messages
-from farmhand.model.messages import Started
+from farmhand.model.messages import Started, place_at
 from farmhand.model.outcome import Kind
 from farmhand.node.slotproc import SlotProcess
 
@@ -61,7 +61,7 @@ class Watch:
 
     def _announce(self, held: holding.Held, index: int) -> None:
         node = self._agent.config.node
-        notice = Started(held.work.token, index, node, held.slots[0])
+        notice = Started(held.work.token, index, node, held.slots[0], place_at(held.work.origin, index))
         self._agent.connection.publish(subjects.started(held.work.session, node), messages.encode(notice))
 
     # ---- stopping

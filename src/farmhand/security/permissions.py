@@ -52,11 +52,15 @@ _TABLE: Final[dict[Role, Permissions]] = {
         publish=(
             "work.>",
             "blob.>",
+            "bak.>",
             "ses.>",
             "ctl.>",
             "api.>",
             "$JS.API.CONSUMER.CREATE.RESULT.>",  # reading its reports
             "$JS.API.CONSUMER.DELETE.RESULT.>",
+            "$JS.API.CONSUMER.CREATE.SESSION.>",  # reading what a named session has, and its outcomes
+            "$JS.API.CONSUMER.DELETE.SESSION.>",
+            "$JS.API.DIRECT.GET.SESSION",
             "$JS.API.STREAM.MSG.GET.RESULT",
             "$JS.API.STREAM.MSG.GET.BLOB",
             "$JS.API.STREAM.PURGE.RESULT",  # forgetting what it has read

@@ -20,11 +20,14 @@ from farmhand.engine.connection import Connection, Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId
 from farmhand.model.messages import Answer, Gone, LaneRequest
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 from farmhand.steward import census
+from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.named import Care
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
 
@@ -46,6 +49,7 @@ class Steward:
         self._system: Connection | None = None
         self._enrolment = enrolment
         self._recovery: Recovery
+        self._caretaker: Caretaker
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -58,12 +62,16 @@ class Steward:
         self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
         self._recovery = Recovery(self.connection, self.publisher, self.membership)
+        self._caretaker = Caretaker(
+            Care(self.connection, self.publisher, self._spawn, self._ensure_lane), self._on_session_removed
+        )
         if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
             self._system.on_connected.append(self._on_sight)
         await self._prepare()
         self._subscribe()
+        self._spawn(self._look_after_sessions())
         self._announce()
         self._on_sight()
         ticker = self._loop.create_task(self._tick_forever())
@@ -95,6 +103,19 @@ class Steward:
             if text := metadata.get("lane"):
                 self.membership.on_lane(msgspec.json.decode(text.encode(), type=Lane))
 
+    async def _look_after_sessions(self) -> None:
+        """Take over the named sessions; the engine may be going away again just now."""
+        while True:
+            try:
+                return await self._caretaker.load()
+            except (errors.EngineError, TimeoutError) as error:
+                log.warning("the named sessions were not read yet: %s", error)
+                await asyncio.sleep(limits.STORE_RETRY_S)
+                await self.connection.wait_connected()
+
+    def _on_session_removed(self, session: str) -> None:
+        self._apply(self.membership.on_session_ended(session))
+
     async def _storage(self) -> int:
         """Bytes that the engine may store, 0 when it does not say."""
         if self._system is not None:
@@ -111,7 +132,8 @@ class Steward:
         connection.on_connected.append(self._on_reconnected)
         for verb, action in {
             "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
-            "oldest": self._oldest,
+            "oldest": self._oldest, "session": self._caretaker.session, "sessions": self._caretaker.summary,
+            "session-rm": self._caretaker.remove, "session-stop": self._caretaker.stop,
         }.items():  # fmt: skip
             connection.subscribe(subjects.api(verb), self._serve(action))
 
@@ -142,6 +164,7 @@ class Steward:
             self._on_sight()
             return
         connected = {name.partition(":")[2] for name in names if name.startswith("session:")}
+        connected.update(kept.id for kept in self._caretaker.sessions.values())
         self._apply(self.membership.on_census(stored, connected, blind_at))
 
     # ---- what others say
@@ -175,6 +198,9 @@ class Steward:
             if stopped:
                 self._on_sight()
             late_at = now
+            self._caretaker.on_tick(now)
+            for kept in self._caretaker.sessions_to_beat(now):
+                self._apply(self.membership.on_session_beat(kept.beat(), now))
             self._apply(self.membership.on_tick(now))
 
     def _apply(self, effects: list[membership.Effect]) -> None:
@@ -207,7 +233,9 @@ class Steward:
         self.connection.publish(subjects.GONE, messages.encode(gone))
 
     def _announce(self) -> None:
-        self.connection.publish(subjects.LANES, messages.encode(self.membership.table()))
+        table = self.membership.table()
+        self.connection.publish(subjects.LANES, messages.encode(table))
+        self._caretaker.on_slots((LaneId(state.id), state.slots) for state in table.lanes)
 
     async def _end_session(self, lost: membership.SessionLost) -> None:
         """Withdraw its waiting work, stop what runs unless it asked otherwise, forget its data."""
@@ -256,12 +284,16 @@ class Steward:
                 f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
                 f"(protocol {request.protocol}); update the older one"
             )
-        lane = request.lane
+        await self._ensure_lane(request.lane)
+        return {"state": self.membership.lanes[request.lane.id], "pythons": self.membership.pythons()}
+
+    async def _ensure_lane(self, lane: Lane) -> int:
+        """Make a lane unless it is there; the slots that serve it."""
         if lane.id not in self.membership.lanes:
             await streams.ensure_lane(self.connection, lane.id, msgspec.json.encode(lane).decode())
         self.membership.on_lane(lane)
         self._announce()
-        return {"state": self.membership.lanes[lane.id], "pythons": self.membership.pythons()}
+        return self.membership.lanes[lane.id].slots
 
     async def _lanes(self, _msg: Msg) -> Any:
         return self.membership.table()
