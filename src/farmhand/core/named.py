@@ -4,7 +4,7 @@ What it decides: which stored blocks are in memory, which of their tasks are sti
 say, and from where a next life begins to read. How tasks are sent, tried again and stopped is `core.session`'s.
 What it must never do: give a task two outcomes, forget a task that was stored, or run one again whose report is stored.
 
-A life begins in this order: the records stored so far (`on_settled`), what is under way (`claim`), the blocks (`on_block`),
+A life begins in this order: the records stored so far (`on_settled`), what is under way (`claim_work`, `claim_report`), the blocks (`on_block`),
 `open`, then the reports. A block that is far from being needed is parked: its body is read again when its turn comes.
 """
 
@@ -20,7 +20,7 @@ from farmhand.core import session
 from farmhand.core.tasks import Group, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
-from farmhand.model.messages import Report, Run
+from farmhand.model.messages import Report, Work
 from farmhand.model.named import Block, Place, Settled, places_of, runs_of
 from farmhand.model.outcome import BlobRef, Kind, Mark
 
@@ -133,17 +133,20 @@ class NamedSession:
 
     # ---- beginning
 
-    def claim(self, token: Token, origin: Iterable[Run], sequence: int) -> None:
-        """A batch that is under way: a work message at `sequence`, or a report on one that is gone (0). Those come last."""
-        if token in self._claimed:
-            return
-        places = list(places_of(origin))
-        claim = self._claimed[token] = _Claim(len(places), sequence)
-        for index, place in enumerate(places):
-            if (
-                sequence or place not in self._claims or not self._claims[place][0].sequence
-            ):  # else it was sent again since
-                self._claims[place] = claim, index
+    def claim_work(self, work: Work, sequence: int) -> None:
+        """A batch whose message is at `sequence`: it waits, or runs."""
+        claim = self._claimed[Token(work.token)] = _Claim(work.count, sequence)
+        for index, place in enumerate(places_of(work.origin)):
+            self._claims[place] = claim, index
+
+    def claim_report(self, report: Report) -> None:
+        """A report that nobody has read. All work must have been claimed before: of what was sent again since, only that counts."""
+        token, places = Token(report.token), list(places_of(report.origin))
+        claim = self._claimed.setdefault(token, _Claim(len(places), 0))
+        for index in range(report.first, min(report.first + report.count, len(places))):
+            known = self._claims.get(places[index])
+            if known is None or not known[0].sequence:
+                self._claims[places[index]] = claim, index
 
     def start(self, now: float) -> list[Effect]:
         """Everything that was there at the beginning has been read."""

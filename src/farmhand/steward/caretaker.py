@@ -142,7 +142,7 @@ class Caretaker:
         if kept is None:
             raise errors.SessionUnknown("this session was removed")
         await kept.ready.wait()
-        return kept.stop(request.places, kill=request.kill)
+        return await kept.stop(request.places, kill=request.kill)
 
     async def _remove(self, kept: Kept) -> None:
         kept.close()

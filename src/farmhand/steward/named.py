@@ -68,6 +68,8 @@ class Kept:
         self._said: bytes = b""
         self._closed = False
         self.ready = asyncio.Event()
+        self._all_settled = asyncio.Event()  # every record that was decided is stored
+        self._all_settled.set()
         self._started = care.connection.subscribe(subjects.started(self.id, "*"), self._on_started)
 
     # ---- life
@@ -99,8 +101,7 @@ class Kept:
         await reports.start()
         await reports.caught_up()
         for _, data in self._early:
-            report = messages.read_report(messages.split(data)[0])
-            core.claim(Token(report.token), report.origin, 0)
+            core.claim_report(messages.read_report(messages.split(data)[0]))
         blocks = self._reader(subjects.SESSION, subjects.backlog(session_id, "*"), self._on_block, core.low)
         await blocks.start()
         await blocks.caught_up()
@@ -127,8 +128,7 @@ class Kept:
         while message := await streams.message_at(
             self._care.connection, subjects.WORK, at, subjects.work("*", self.id)
         ):
-            work = messages.read_work(messages.split(message.data)[0])
-            self.core.claim(Token(work.token), work.origin, message.sequence)
+            self.core.claim_work(messages.read_work(messages.split(message.data)[0]), message.sequence)
             at = message.sequence + 1
 
     def close(self) -> None:
@@ -205,7 +205,8 @@ class Kept:
                 case session.Send():
                     self._send(effect.batch)
                 case named.Store():
-                    sequence, entries = report if report is not None else (0, [])
+                    # What was decided without a report makes later ones stale: those must stay as long, too.
+                    sequence, entries = report if report is not None else (self._purgeable + 1, [])
                     body = _join([entries[at] if at < len(entries) else _NONE for at in effect.positions])
                     self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
                     self._store(effect.settled, body, secrets.token_hex(8), sequence)
@@ -295,6 +296,7 @@ class Kept:
     def _store(self, settled: Settled, body: bytes, msg_id: str, sequence: int) -> None:
         """Store a record. It is tried until it is stored: the tasks have no other outcome any more."""
         frame = messages.pack(self.core.stamp(settled), body)
+        self._all_settled.clear()
 
         def done(_at: int, error: errors.EngineError | None) -> None:
             if self._closed:
@@ -307,12 +309,14 @@ class Kept:
             if not self._unsettled[sequence]:
                 del self._unsettled[sequence]
             self.core.on_settled(settled, len(frame))
+            if not self._unsettled:
+                self._all_settled.set()
 
         self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
 
     async def _purge(self) -> None:
         """Let the engine forget the reports that are in stored records."""
-        below = min([self._purgeable + 1, *(sequence for sequence in self._unsettled if sequence)])
+        below = min([self._purgeable + 1, *self._unsettled])
         if below <= self._purged:
             return
         try:
@@ -322,12 +326,13 @@ class Kept:
         except (errors.EngineError, TimeoutError) as error:
             log.debug("reports were not purged: %s", error)
 
-    def stop(self, places: Iterable[Place], *, kill: bool) -> list[bool]:
-        """As `NamedSession.stop`."""
+    async def stop(self, places: Iterable[Place], *, kill: bool) -> list[bool]:
+        """As `NamedSession.stop`. Returns when that is stored, and so would outlive the steward."""
         self._touch()
         ended, effects = self.core.stop(places, kill=kill)
         self._do(effects, None)
         self._go_on()
+        await self._all_settled.wait()
         return ended
 
     # ---- looking
