@@ -4,8 +4,9 @@ What it decides: which stored blocks are in memory, which of their tasks are sti
 say, and from where a next life begins to read. How tasks are sent, tried again and stopped is `core.session`'s.
 What it must never do: give a task two outcomes, forget a task that was stored, or run one again whose report is stored.
 
-A life begins in this order: the records stored so far (`on_settled`), what is under way (`claim_work`, `claim_report`), the blocks (`on_block`),
-`open`, then the reports. A block that is far from being needed is parked: its body is read again when its turn comes.
+A life begins in this order: the records stored so far (`on_settled`), what is under way (`claim_work`, `claim_report`),
+the blocks (`on_block`), `start`, then the reports. A block that is far from being needed is parked: its body is read again
+when its turn comes.
 """
 
 from __future__ import annotations
