@@ -99,7 +99,9 @@ class World:
                 case session.Send():
                     batch = effect.batch
                     places = [task.cargo.place for task in batch.tasks if task is not None]
-                    work = Work(messages.PROTOCOL, "n", batch.token, batch.count, batch.group.profile, origin=runs_of(places))
+                    work = Work(
+                        messages.PROTOCOL, "n", batch.token, batch.count, batch.group.profile, origin=runs_of(places)
+                    )
                     self.pending.append(("work", work))
                 case named.Store():
                     sequence = sequence or self.processed + 1
@@ -176,7 +178,9 @@ class World:
                 if dice < 0.3:
                     marks.append(Mark(index, Kind.RAISED))
                     self.excused[places[index]] += work.profile.code == "retried"
-            report = Report(messages.PROTOCOL, work.token, first, end - first, "node", 0, tuple(marks), origin=work.origin)
+            report = Report(
+                messages.PROTOCOL, work.token, first, end - first, "node", 0, tuple(marks), origin=work.origin
+            )
             reports.append((report, entries))
         self.taken[sequence] = reports
 
