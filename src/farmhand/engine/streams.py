@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -11,11 +12,14 @@ from farmhand.engine import asking, subjects
 from farmhand.engine.connection import Connection
 from farmhand.model import limits
 
+log = logging.getLogger("farmhand.engine")
+
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
+_NO_STORAGE: Final = 10047
 # Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
 # was removed and is not freed yet has room.
-WORK_SHARE: Final = 0.25
+WORK_SHARE: Final = 0.2
 
 
 class ApiRefused(errors.EngineError):
@@ -62,11 +66,19 @@ async def ensure_streams(connection: Connection, storage_bytes: int = 0, replica
     for definition in definitions(storage_bytes, replicas):
         name = definition["name"]
         try:
-            await call(connection, f"STREAM.CREATE.{name}", definition)
+            await call(connection, f"STREAM.INFO.{name}")
         except ApiRefused as error:
-            if error.err_code != 10058:  # the name is in use with another configuration: bring it to ours
+            if error.err_code not in _NOT_FOUND:
                 raise
+            await call(connection, f"STREAM.CREATE.{name}", definition)
+            continue
+        # Not CREATE, which would count the stream's share twice.
+        try:
             await call(connection, f"STREAM.UPDATE.{name}", definition)
+        except ApiRefused as error:
+            if error.err_code != _NO_STORAGE:
+                raise
+            log.warning("stream %s keeps the size that it had: there is less space than at the farm's last start", name)
 
 
 async def storage_of_server(system: Connection) -> int:
