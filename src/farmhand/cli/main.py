@@ -22,6 +22,8 @@ _COMMANDS: Final = {
     "down": ("farmhand.cli.down", "End the farm of this machine."),
     "join": ("farmhand.cli.join", "Let this machine work for a farm."),
     "status": ("farmhand.cli.status", "Show nodes, sessions, queues and rates."),
+    "sessions": ("farmhand.cli.sessions", "List, show, change and remove sessions that outlive their clients."),
+    "failed": ("farmhand.cli.failed", "Show which tasks ended badly, and run them again."),
     "doctor": ("farmhand.cli.doctor", "Check every part of a farm with a real task, and say which part fails."),
     "use": ("farmhand.cli.use", "Give a farm a name, or say which farm is meant."),
     "config": ("farmhand.cli.config", "Show each setting and where it came from."),

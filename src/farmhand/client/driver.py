@@ -17,6 +17,7 @@ from typing import Any
 
 from farmhand import errors
 from farmhand.client.beat import beat_of
+from farmhand.client.failures import Failures
 from farmhand.client.futures import FarmFuture
 from farmhand.client.lanes import Lanes
 from farmhand.client.link import DriverConfig, Link
@@ -59,6 +60,7 @@ class Driver(Link):
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._unpurged = 0
+        self._failures = Failures(self)
 
     # ---- life
 
@@ -386,6 +388,10 @@ class Driver(Link):
     def counts(self) -> Counts:
         """What this session has done so far."""
         return self.core.counts
+
+    def on_failed(self, effect: core.Ended) -> None:
+        """See `Link`. The engine keeps it for a while."""
+        self._failures.note(effect)
 
     def on_initializer_failed(self, error: Exception) -> None:
         """No task of this session can run."""

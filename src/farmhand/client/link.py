@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from farmhand.client.futures import FarmFuture
     from farmhand.client.results import Results
     from farmhand.client.sending import CodeSender
+    from farmhand.core.session import Ended
     from farmhand.core.tasks import Counts, Group, Task
     from farmhand.engine.stored import Publisher
     from farmhand.model.named import SessionState
@@ -140,6 +141,10 @@ class Link:
 
     def on_forked(self) -> None:
         """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
+        raise NotImplementedError
+
+    def on_failed(self, effect: Ended) -> None:
+        """A task ended badly; its arguments are still here."""
         raise NotImplementedError
 
     def on_initializer_failed(self, error: Exception) -> None:

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ import msgspec
 
 from farmhand import errors
 from farmhand.client.futures import FarmFuture, settle
-from farmhand.client.ledger import Ledger, heading
+from farmhand.client.ledger import Ledger
 from farmhand.client.link import DriverConfig, Link
 from farmhand.client.output import OutputPrinter
-from farmhand.client.results import Body, KeptResults
+from farmhand.client.records import Record, Records
+from farmhand.client.results import KeptResults
 from farmhand.client.sending import CodeSender, cut_large
 from farmhand.code.values import pack_values
 from farmhand.core import session as core
@@ -40,20 +41,17 @@ from farmhand.model.named import (
     Place,
     SessionRequest,
     SessionState,
-    Settled,
     StopRequest,
-    places_of,
-    read_settled,
+    heading,
     read_state,
 )
 from farmhand.model.needs import Lane
-from farmhand.model.outcome import Kind, Mark
+from farmhand.model.outcome import Kind
 from farmhand.model.retry import Retry
 
 log = logging.getLogger("farmhand.client")
 
 _STORED: Final = ()  # in the place of an entry that the engine has
-_RECORDS_KEPT: Final = 16  # that were read again; neighbours are asked for one after another
 
 
 class NamedDriver(Link):
@@ -82,7 +80,7 @@ class NamedDriver(Link):
         self._futures: dict[Place, FarmFuture[Any]] = {}  # without an outcome
         self._seen: weakref.WeakValueDictionary[Place, FarmFuture[Any]] = weakref.WeakValueDictionary()
         self._running: dict[Place, str] = {}
-        self._records: OrderedDict[int, tuple[Settled, Body]] = OrderedDict()
+        self._records: Records
         self._readers: list[OrderedReader] = []
 
     # ---- life
@@ -99,6 +97,7 @@ class NamedDriver(Link):
         connection = self.connection
         self._stored = asyncio.Event()  # the next block is
         self.publisher, self.sender, self.results = Publisher(connection), CodeSender(self), KeptResults(self)
+        self._records = Records(connection, self.state.name)
         connection.subscribe(subjects.state_of_session(session), self._on_state)
         connection.subscribe(subjects.started(session, "*"), self._on_started)
         connection.subscribe(subjects.GONE, self._on_gone)
@@ -289,30 +288,29 @@ class NamedDriver(Link):
             self.ledger.on_block(sequence, bytes(said).decode())
 
     def _on_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
-        header, body = messages.split(data)
-        settled = read_settled(header)
+        record = Record(data)
         with self._lock:
-            self.ledger.on_record(sequence, settled.runs)
+            self.ledger.on_record(sequence, record.settled.runs)
             if not self._futures:
                 return
-            found = [(at, future) for at, place in enumerate(places_of(settled.runs))
+            found = [(at, future) for at, place in enumerate(record.places())
                      if (future := self._futures.pop(place, None)) is not None]  # fmt: skip
         if found:
-            self._settle(settled, Body(settled, body), found)
+            record.open()
+            self._settle(record, found)
 
-    def _settle(self, settled: Settled, body: Body, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
-        """End futures with what a record says of them: (place in the record, future)."""
-        marks = {mark.index: (mark, attempt) for mark, attempt in zip(settled.marks, settled.attempts, strict=False)}
-        positions = _positions(settled, marks)
+    def _settle(self, record: Record, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
+        """End futures with what a record says of them: (position in the record, future)."""
+        body, settled = record.body, record.settled
         ready: list[tuple[FarmFuture[Any], Any]] = []
         for at, future in wanted:
             self._own -= future._entry is not None
-            mark, attempts = marks.get(at, (None, 0))
-            task = future._task
+            mark, attempts = record.mark(at)
+            position, task = record.position(at), future._task
             if task is not None:
                 self._running.pop((int(task.token), task.index), None)
             if mark is None:
-                entry = body.entries[positions[at]] if positions[at] < len(body.entries) else b""
+                entry = body.entries[position] if position < len(body.entries) else b""
                 if type(entry) is tuple:
                     ready.append((future, entry[0]))
                 else:
@@ -321,7 +319,7 @@ class NamedDriver(Link):
                 future._withdraw()
             elif task is not None:
                 task.attempts = attempts
-                position = positions[at] if mark.kind is Kind.RAISED else -1
+                position = position if mark.kind is Kind.RAISED else -1
                 self.results.end(core.Ended(task, mark, position, settled.node, settled.slot), body)
         settle(ready)
         self.wake_waiters()
@@ -333,39 +331,14 @@ class NamedDriver(Link):
 
     async def _fetch(self, place: Place, future: FarmFuture[Any]) -> None:
         try:
-            settled, body = await self._record(self.ledger.record_of(place))
+            record = await self._records.at(self.ledger.record_of(place))
         except errors.FarmhandError as error:
             self.results.fail(future, error)
         else:
-            at = next(at for at, known in enumerate(places_of(settled.runs)) if known == place)
-            self._settle(settled, body, [(at, future)])
+            self._settle(record, [(record.places().index(place), future)])
         finally:
             self.fetching.discard(future)
             self.wake_waiters()
-
-    async def _record(self, sequence: int) -> tuple[Settled, Body]:
-        """A record that is stored. Raises `EngineError`."""
-        known = self._records.get(sequence)
-        if known is not None:
-            return known
-        msg = await self._get(msgspec.json.encode({"seq": sequence}))
-        if msg.status:
-            raise errors.SessionUnknown(f"the outcomes of session {self.state.name!r} are gone: it was removed")
-        header, body = messages.split(bytes(msg.data))
-        settled = read_settled(header)
-        self._records[sequence] = settled, Body(settled, body)
-        while len(self._records) > _RECORDS_KEPT:
-            self._records.popitem(last=False)
-        return self._records[sequence]
-
-    async def _get(self, question: bytes) -> Msg:
-        while True:
-            try:
-                return await self.connection.request(f"$JS.API.DIRECT.GET.{subjects.SESSION}", question)
-            except (errors.EngineError, TimeoutError) as error:
-                log.debug("a record is asked for again: %s", error)
-                await asyncio.sleep(limits.RECONNECT_FIRST_S)
-                await self.connection.wait_connected()
 
     def wake_waiters(self) -> None:
         """Tell `wait_all` that outcomes have come."""
@@ -478,19 +451,11 @@ class NamedDriver(Link):
     def forget(self, _entry: Any) -> None:
         """Stored arguments stay until the session is removed."""
 
+    def on_failed(self, effect: core.Ended) -> None:
+        """The caretaker knows."""
+
     def on_initializer_failed(self, _error: Exception) -> None:
         """Each task says so by itself; the session may have others."""
-
-
-def _positions(settled: Settled, marks: dict[int, tuple[Mark, int]]) -> list[int]:
-    """Where in the body each task of a record has its entry, or would have."""
-    found: list[int] = []
-    position = 0
-    for at in range(sum(count for _, _, count in settled.runs)):
-        found.append(position)
-        known = marks.get(at)
-        position += known is None or known[0].kind is Kind.RAISED
-    return found
 
 
 def _nameless(name: str) -> Group:

@@ -183,6 +183,7 @@ class Results:
     def end(self, effect: core.Ended, body: Body | None) -> None:
         """This task did not succeed. Without a body it was no report that ended it."""
         future: FarmFuture[Any] = effect.task.cargo
+        self._driver.on_failed(effect)
         if type(future._entry) is Large:
             self.forget(future._entry)
         mark = effect.mark

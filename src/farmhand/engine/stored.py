@@ -96,7 +96,8 @@ class Publisher:
         if self._timer is None:
             self._timer = self._loop.call_later(limits.STORE_RETRY_S, self._on_timer)
 
-    async def store(self, subject: str, payload: bytes | memoryview, *, msg_id: str = "", first: bool = False) -> int:
+    async def store(self, subject: str, payload: bytes | memoryview, *, msg_id: str = "", first: bool = False,
+                    headers: dict[str, str] | None = None) -> int:  # fmt: skip
         """Store a message and return its stream sequence. Raises `EngineFull`, `StoreFailed`."""
         stored: asyncio.Future[int] = self._loop.create_future()
 
@@ -108,7 +109,7 @@ class Publisher:
             else:
                 stored.set_result(sequence)
 
-        self.publish(subject, payload, done, msg_id=msg_id, first=first)
+        self.publish(subject, payload, done, msg_id=msg_id, first=first, headers=headers)
         return await stored
 
     @property

@@ -58,6 +58,9 @@ def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
          "max_bytes": share, "max_age": int(limits.SESSION_KEEP_MAX_S * _NS), "allow_direct": True},
         {**common, "name": subjects.SESSION, "subjects": ["about.*", "bak.*.*", "out.*"], "retention": "limits",
          "discard": "new", "max_bytes": share, "allow_direct": True},
+        {**common, "name": subjects.FAILED, "subjects": ["fail.*"], "retention": "limits", "discard": "old",
+         "max_age": int(limits.FAILED_KEEP_S * _NS), "max_bytes": min(share, limits.FAILED_BYTES_MAX) if share > 0 else -1,
+         "max_msgs_per_subject": limits.FAILED_MAX},
     ]  # fmt: skip
 
 

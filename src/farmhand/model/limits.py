@@ -104,6 +104,10 @@ SESSION_KEEP_S: Final = 7 * 24 * 3600.0  # without anything happening in it: ove
 SESSION_KEEP_MAX_S: Final = 90 * 24 * 3600.0  # code and large values that nobody claims are removed then
 SESSION_BYTES_MAX: Final = 4 * 1024 * MB  # stored by one session: what is submitted beyond it is refused
 SESSION_RESULT_BYTES_MAX: Final = 1024 * MB  # of one result
+FAILED_KEEP_S: Final = 7 * 24 * 3600.0  # `farmhand failed` knows tasks that ended badly for so long
+FAILED_MAX: Final = 1000  # of one session; the oldest go
+FAILED_BYTES_MAX: Final = 256 * MB  # of all sessions
+RETRIED_SESSION: Final = "retries"  # where tasks run again whose own session is over
 BLOCK_TASKS_MAX: Final = 512  # tasks in one stored block: few messages for a million tasks, and none waits for long
 BLOCK_AHEAD_TASKS: Final = (
     4096  # of a lane that a caretaker keeps in memory; it reads the others again when it needs them

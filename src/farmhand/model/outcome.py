@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ class Kind(enum.IntEnum):
     REFUSED = 8  # could not be started: code or data missing, initializer failed
     INITIALIZER = 9  # the session's initializer raised in that slot
     CANCELLED = 10  # withdrawn before it ran; only in the records of named sessions
+
+
+STOPPED: Final = (Kind.CANCELLED, Kind.KILLED)  # somebody wanted that
 
 
 class Mark(msgspec.Struct, array_like=True, gc=False):

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from farmhand.code.failure import pack_exception
+from farmhand.code.failure import pack_exception, say_exception
 from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
@@ -37,6 +37,7 @@ from farmhand.node import environment, slotwire
 from farmhand.node.output import Printer
 
 _FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
+_MARK_CHARS: Final = 300  # of an exception's own words
 _FLUSH_BYTES: Final = 256 * 1024
 _read_run: Final = msgspec.msgpack.Decoder(slotwire.Run).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -185,7 +186,7 @@ class Slot:
                 packed, size = self._pack(batch, index, value)
             del value
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
-            mark = Mark(index, Kind.RAISED, type(error).__name__)
+            mark = Mark(index, Kind.RAISED, _in_a_line(error))
             packed = _pack_error(error)
             size = len(packed)
             del error
@@ -312,6 +313,11 @@ def _check_size(batch: Batch, size: int) -> None:
             f"the value of {batch.work.profile.name} has {size:,} bytes, and its session keeps at most {largest:,} of each; "
             "return less, or a path, or open the session with a larger result_max"
         )
+
+
+def _in_a_line(error: BaseException) -> str:
+    """An exception in words, for a list of what went wrong."""
+    return say_exception(error).strip().partition("\n")[0][:_MARK_CHARS]
 
 
 def _pack_error(error: BaseException) -> bytes:

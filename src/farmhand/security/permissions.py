@@ -53,6 +53,7 @@ _TABLE: Final[dict[Role, Permissions]] = {
             "work.>",
             "blob.>",
             "bak.>",
+            "fail.>",
             "ses.>",
             "ctl.>",
             "api.>",

@@ -96,7 +96,11 @@ class Caretaker:
 
     async def session(self, msg: Msg) -> SessionState:
         """Find or make a session, or change how it is kept. Raises `SessionUnknown`, `VersionMismatch`, `BadOption`."""
-        request = read_session_request(msg.data)
+        kept = await self.get(read_session_request(msg.data))
+        return kept.state()
+
+    async def get(self, request: SessionRequest) -> Kept:
+        """As `session`: the one that was found or made."""
         if request.protocol != messages.PROTOCOL:
             raise errors.VersionMismatch(
                 f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
@@ -117,7 +121,7 @@ class Caretaker:
             kept.about = wanted
         await kept.ready.wait()
         kept.touched = time.time()
-        return kept.state()
+        return kept
 
     async def summary(self, _msg: Msg) -> list[SessionState]:
         """All sessions."""

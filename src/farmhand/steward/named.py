@@ -25,9 +25,9 @@ from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
 from farmhand.model.messages import Control, SessionBeat, Work
-from farmhand.model.named import About, Place, SessionState, Settled, read_block, read_settled, runs_of
+from farmhand.model.named import About, Block, Failed, Place, SessionState, Settled, read_block, read_settled, runs_of
 from farmhand.model.needs import Lane
-from farmhand.model.outcome import BlobRef
+from farmhand.model.outcome import STOPPED, BlobRef
 from farmhand.model.version import VERSION
 
 log = logging.getLogger("farmhand.steward")
@@ -210,6 +210,8 @@ class Kept:
                     body = _join([entries[at] if at < len(entries) else _NONE for at in effect.positions])
                     self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
                     self._store(effect.settled, body, secrets.token_hex(8), sequence)
+                    for ended in effect.ended:
+                        self._note(ended)
                 case session.Stop():
                     control = Control(kill=tuple(effect.targets))
                     self._care.connection.publish(subjects.control_of_session(self.id), messages.encode(control))
@@ -313,6 +315,30 @@ class Kept:
                 self._all_settled.set()
 
         self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
+
+    def _note(self, ended: session.Ended) -> None:
+        """Keep a task that ended badly, for who wants to run it again."""
+        task = ended.task
+        if ended.mark.kind in STOPPED:
+            return
+        group, cargo = task.group, task.cargo
+        blobs = () if cargo.blob is None else (BlobRef(0, cargo.blob.id, cargo.blob.size),)
+        block = Block(messages.PROTOCOL, self.id, 1, group.profile, group.lane, group.retry, blobs)
+        failed = Failed(
+            messages.PROTOCOL,
+            self.id,
+            self.about.name,
+            time.time(),
+            ended.mark,
+            ended.node,
+            ended.slot,
+            task.attempts,
+            block,
+        )
+        self._care.publisher.publish(
+            subjects.failed(self.id), messages.pack(failed, _join([cargo.entry])), lambda _sequence, _error: None,
+            msg_id=".".join(map(str, (self.id, *cargo.place, "failed"))),
+        )  # fmt: skip
 
     async def _purge(self) -> None:
         """Let the engine forget the reports that are in stored records."""

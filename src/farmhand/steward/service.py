@@ -27,6 +27,7 @@ from farmhand.model.version import VERSION
 from farmhand.steward import census
 from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.failures import Failures
 from farmhand.steward.named import Care
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
@@ -50,6 +51,7 @@ class Steward:
         self._enrolment = enrolment
         self._recovery: Recovery
         self._caretaker: Caretaker
+        self._failures: Failures
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -62,9 +64,9 @@ class Steward:
         self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
         self._recovery = Recovery(self.connection, self.publisher, self.membership)
-        self._caretaker = Caretaker(
-            Care(self.connection, self.publisher, self._spawn, self._ensure_lane), self._on_session_removed
-        )
+        care = Care(self.connection, self.publisher, self._spawn, self._ensure_lane)
+        self._caretaker = Caretaker(care, self._on_session_removed)
+        self._failures = Failures(care, self._caretaker)
         if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
@@ -134,6 +136,7 @@ class Steward:
             "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
             "oldest": self._oldest, "session": self._caretaker.session, "sessions": self._caretaker.summary,
             "session-rm": self._caretaker.remove, "session-stop": self._caretaker.stop,
+            "failed": self._failures.summary, "failed-retry": self._failures.retry, "failed-forget": self._failures.forget,
         }.items():  # fmt: skip
             connection.subscribe(subjects.api(verb), self._serve(action))
 
