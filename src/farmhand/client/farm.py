@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -137,14 +137,6 @@ class Farm(_View):
     Raises: `BadAddress`, `BadOption`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
     """
 
-    def __new__(cls, *_args: Any, session: str | SessionOptions | None = None, **_options: Any) -> Self:
-        """With `session=`, a `Session`."""
-        if cls is Farm and session is not None:
-            from farmhand.client.session import Session
-
-            return super().__new__(Session)  # type: ignore[return-value]
-        return super().__new__(cls)
-
     def __init__(self, address: str | None = None, *, max_workers: int | None = None,
                  initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
                  on_client_loss: str = "kill", output: bool = True, nodes: int = 1,
@@ -156,6 +148,8 @@ class Farm(_View):
         if on_client_loss not in ("kill", "finish"):
             raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
         address = chosen_farm(address)
+        if session is not None:
+            self._become_session(session, address)
         self._options = TaskOptions(lane=own_lane())
         self._max_workers = max_workers or usable_cores()
         self._packer = Packer()
@@ -189,6 +183,16 @@ class Farm(_View):
     @property
     def _farm(self) -> Farm:
         return self
+
+    def _become_session(self, session: str | SessionOptions, address: str | None) -> None:
+        from farmhand.client.session import Session
+
+        if address is None:
+            raise errors.BadOption(
+                f"session={session!r}: a session that outlives this process needs a farm that does; start one with "
+                "`farmhand up`, and give its address"
+            )
+        self.__class__ = Session
 
     def _new_driver(self, config: DriverConfig, _session: str | SessionOptions | None) -> Link:
         return Driver(config)
@@ -363,9 +367,7 @@ class Farm(_View):
 
     def attach(self, session: str) -> Session:
         """The named session of this farm: its futures, and more submits. It must exist. Raises `SessionUnknown`."""
-        from farmhand.client.session import Session
-
-        return Session(self._address, session=SessionOptions(session, create=False))
+        return cast("Session", Farm(self._address, session=SessionOptions(session, create=False)))
 
     @property
     def session(self) -> str:
