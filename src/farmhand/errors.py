@@ -22,6 +22,7 @@
     ├── SessionUnknown                          no named session has this name; or it was removed
     ├── SessionFull                             a named session has stored as much as it may
     ├── NoNodeForPython                         no node offers the Python version that the task was pickled with
+    ├── OtherPython                             what goes as bytecode was given to an environment with another Python
     ├── BundleTooLarge                          a module to be shipped is larger than the limit
     ├── BadMessage                              a peer sent bytes that are not a message of ours
     └── TaskError                               how a task ended other than by its own exception
@@ -30,6 +31,7 @@
         ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
         ├── ResultTooLarge                      its value is larger than its named session keeps
         ├── TaskRefused                         it could not be started
+        ├── EnvironmentFailed                   its environment could not be built on that node; uv says why
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
         ├── TaskOutOfMemory                     it used more memory than it said it needs (also a MemoryError)
@@ -165,6 +167,10 @@ class NoNodeForPython(FarmhandError):
     """No node offers the Python version of this client."""
 
 
+class OtherPython(FarmhandError):
+    """What goes as bytecode was given to an environment with another Python version."""
+
+
 class BundleTooLarge(FarmhandError):
     """A module of yours is too large to be shipped."""
 
@@ -207,6 +213,10 @@ class ResultTooLarge(TaskError):
 
 class TaskRefused(TaskError):
     """The task could not be started."""
+
+
+class EnvironmentFailed(TaskError):
+    """The task's environment could not be built on the node."""
 
 
 class TaskCrashed(TaskError, BrokenProcessPool):

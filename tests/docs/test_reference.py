@@ -14,7 +14,7 @@ from tests.docs.generated import COMMAND, PARTS, SOURCE, with_part
 from tests.docs.markdown import DOCS, rows, section
 
 import farmhand
-from farmhand import AsyncFarm, Farm, FarmFuture, Retry, Session, SessionOptions, errors
+from farmhand import AsyncFarm, Environment, Farm, FarmFuture, Retry, Session, SessionOptions, errors
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
 from farmhand.engine import streams
 from farmhand.model import limits, messages
@@ -44,6 +44,7 @@ SIGNATURES = {
     "FarmFuture.running": FarmFuture.running,
     "FarmFuture.cancel": FarmFuture.cancel,
     "FarmFuture.kill": FarmFuture.kill,
+    "Environment": Environment,
     "Retry": Retry,
 }
 
@@ -162,6 +163,12 @@ NUMBERS = [
     ("how-to/map-over-generators.md", f"up to {limits.MAP_AHEAD:,} calls"),
     ("how-to/needs-and-options.md", f"measured every {limits.MEMORY_CHECK_S:g} s"),
     ("how-to/own-modules.md", f"{BUNDLE_BYTES_MAX // limits.MB} MiB and {BUNDLE_FILES_MAX:,} files"),
+    ("how-to/environments.md", f"not used for {limits.ENVIRONMENT_AGE_S / 86400:g} days"),
+    (
+        "how-to/environments.md",
+        f"more than {limits.ENVIRONMENTS_MAX}, or more than {limits.ENVIRONMENTS_BYTES_MAX >> 30} GB",
+    ),
+    ("how-to/environments.md", f"For {limits.ENVIRONMENT_FAILED_S:g} s after a failure"),
     ("how-to/drain-a-node.md", f"its grace: {limits.GRACE_S:g} s"),
     ("how-to/drain-a-node.md", f"after {limits.NODE_SILENCE_S:g} s of silence"),
     ("how-to/several-machines.md", f"pinged every {limits.PING_INTERVAL_S:g} s"),

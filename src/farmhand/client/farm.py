@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -16,6 +17,7 @@ from farmhand import errors
 from farmhand.client import ending
 from farmhand.client.driver import Driver
 from farmhand.client.embedded import EmbeddedFarm
+from farmhand.client.environments import Environment, as_recipe, check_call, checked_calls, offer
 from farmhand.client.futures import FarmFuture
 from farmhand.client.link import DriverConfig
 from farmhand.client.mapping import map_all, map_lazily
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Env = str | os.PathLike[str] | Sequence[str] | Environment
 
 
 class _View(Executor):
@@ -84,18 +87,20 @@ class _View(Executor):
         return map_lazily(submit_many, calls, timeout, buffersize or limits.MAP_AHEAD)
 
     def options(self, *, needs: Iterable[str] = (), retries: int | Retry = 0, timeout: float | None = None,
-                priority: int = 0, name: str = "", state: str = "fresh") -> FarmView:  # fmt: skip
+                priority: int = 0, name: str = "", state: str = "fresh", env: Env | None = None) -> FarmView:  # fmt: skip
         """An Executor on the same farm whose submissions have these options.
 
         needs: what the node must have, for example `["cpus=2", "mem=8GiB", "latex"]`. retries: how often to run again, or a
         `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
         state: what a call finds in the globals of your code: `"fresh"`, as imports and the initializer left them; `"session"`, as the
-        last call of this session in the same slot left them; `"process"`, fresh in a process of its own.
+        last call of this session in the same slot left them; `"process"`, fresh in a process of its own. env: the environment
+        that they run in, as for `Farm`; without it that of the Farm, `[]` for the node's own Python.
         Raises: `BadNeed`, `BadOption`.
         """
+        recipe = self._farm._options.recipe if env is None else as_recipe(env)
         given = TaskOptions(
-            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
-            state=as_state(state, self._farm.session),
+            lane=own_lane(needs, priority, recipe), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
+            state=as_state(state, self._farm.session), recipe=recipe,
         )  # fmt: skip
         return FarmView(self._farm, given)
 
@@ -133,6 +138,8 @@ class Farm(_View):
     session: the name of a session that outlives this client, or `SessionOptions`; then this is a `Session`.
     shared_memory: on a farm that is all on this machine large values go through its memory; `False` sends them through the
         engine, as between machines.
+    env: what tasks find installed, built once on each node by `uv`: a list of requirements, a requirements file, a version of
+        Python such as `"3.12"`, or an `Environment`. Without it the node's own Python.
 
     Raises: `BadAddress`, `BadOption`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
     """
@@ -140,7 +147,8 @@ class Farm(_View):
     def __init__(self, address: str | None = None, *, max_workers: int | None = None,
                  initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
                  on_client_loss: str = "kill", output: bool = True, nodes: int = 1,
-                 shared_memory: bool = True, session: str | SessionOptions | None = None) -> None:  # fmt: skip
+                 shared_memory: bool = True, session: str | SessionOptions | None = None,
+                 env: Env | None = None) -> None:  # fmt: skip
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -150,7 +158,9 @@ class Farm(_View):
         address = chosen_farm(address)
         if session is not None:
             self._become_session(session, address)
-        self._options = TaskOptions(lane=own_lane())
+        recipe = None if env is None else as_recipe(env)
+        self._options = TaskOptions(lane=own_lane(recipe=recipe), recipe=recipe)
+        self._initializer = (initializer, initargs)
         self._max_workers = max_workers or usable_cores()
         self._packer = Packer()
         self._groups: dict[tuple[Any, ...], Group] = {}
@@ -231,6 +241,8 @@ class Farm(_View):
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FarmFuture[Any]:
         self._check_open()
+        if options.recipe is not None:
+            check_call(options.recipe, fn, args, kwargs, self._initializer)
         future: FarmFuture[Any] = FarmFuture(self._driver)
         entry, size, bundles = self._pack(args, kwargs)
         group = self._group(options, fn, bundles)
@@ -249,7 +261,7 @@ class Farm(_View):
         plain = self._group(options, fn, ())
         futures: list[FarmFuture[Any]] = []
         tasks: list[Task] = []
-        for args in calls:
+        for args in checked_calls(options.recipe, (fn, self._initializer), calls):
             entry, size, bundles = pack(args, {})
             group = plain if not bundles else self._group(options, fn, bundles)
             if tasks and tasks[-1].group is not group:
@@ -345,7 +357,8 @@ class Farm(_View):
             self._offer_bundles(code.bundles)
             union = tuple(sorted({*code.bundles, *bundles, *self._base.bundles}))
             name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or type(fn).__name__
-            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base), options.retry)
+            recipe = offer(self._driver, options.recipe)
+            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base, recipe), options.retry)
             if len(self._groups) >= limits.GROUPS_MAX:
                 for old in [k for k, g in list(self._groups.items()) if not g.active][: limits.GROUPS_MAX // 2]:
                     self._groups.pop(old, None)

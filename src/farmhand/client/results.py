@@ -41,6 +41,7 @@ _ERRORS: Final[dict[Kind, type[errors.TaskError]]] = {
     Kind.LOST: errors.TaskCrashed,
     Kind.REFUSED: errors.TaskRefused,
     Kind.INITIALIZER: errors.InitializerFailed,
+    Kind.ENVIRONMENT: errors.EnvironmentFailed,
 }
 
 

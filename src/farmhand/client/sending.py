@@ -50,7 +50,7 @@ class CodeSender:
 
     def missing(self, profile: Profile) -> list[str]:
         """What a message with this profile needs and the engine does not have."""
-        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs)
+        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
         return [code for code in hashes if code and code not in self._stored]
 
     async def store_code(self, code: str) -> None:

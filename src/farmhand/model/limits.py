@@ -89,6 +89,16 @@ OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the r
 OUTPUT_LINE_BYTES: Final = 8192
 MEMORY_CHECK_S: Final = 0.2  # how often a task with a memory need is measured
 
+# ---- environments
+ENVIRONMENTS_MAX: Final = 20  # kept on a machine; most people have a handful
+ENVIRONMENTS_BYTES_MAX: Final = 30 * 1024 * MB  # of all of them: a few with the largest libraries
+ENVIRONMENT_AGE_S: Final = 30 * 24 * 3600.0  # one that was not used for so long is removed
+ENVIRONMENT_BUILD_S: Final = 1800.0  # what compiles for half an hour hangs
+ENVIRONMENT_FAILED_S: Final = 10.0  # a failed build is not tried again for so long: a thousand tasks fail by one try
+ENVIRONMENT_WORDS_BYTES: Final = 4096  # of uv's words in an error; its reason stands at the end
+ENVIRONMENT_TURN_S: Final = 0.5  # a task waits so long at most for others that need no change of a slot's environment
+REQUIREMENTS_BYTES_MAX: Final = 1 * MB  # of one environment, with hashes; a longer list is no list of requirements
+
 # ---- blobs
 CHUNK_BYTES: Final = 1 * MB
 BLOB_CHUNKS_AHEAD: Final = 16  # of one blob under way at once: bounds memory, hides the round trip

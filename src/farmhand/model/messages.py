@@ -50,6 +50,7 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
     local: bool = False  # large values may travel as files on this machine
     state: State = State()
     result_max: int = 0  # bytes, 0 for no limit
+    environment: str = ""  # hash of its recipe; empty: the node's own Python
 
 
 class Work(msgspec.Struct, array_like=True):

@@ -31,8 +31,10 @@ from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
 from farmhand.node.data import Spool
+from farmhand.node.dressing import Dressing
 from farmhand.node.lanes import Lanes
 from farmhand.node.slotproc import Exit, SlotProcess
+from farmhand.node.venvs import Place
 from farmhand.node.watch import Watch
 
 log = logging.getLogger("farmhand.node")
@@ -78,6 +80,7 @@ class Agent:
         self.cpu_seconds = self.total_seconds = 0.0
         self.slots: dict[int, SlotProcess] = {}
         self.watch = Watch(self)
+        self.dressing = Dressing(self)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bool] = self._loop.create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -107,6 +110,7 @@ class Agent:
             self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
             self._every(limits.RENEW_S, "renew", self._renew)
             self._every(limits.MEMORY_CHECK_S, "memory", self.watch.check_memory)
+            self.dressing.start_collecting()
             await starting
             return await self._ended
         finally:
@@ -120,6 +124,7 @@ class Agent:
             task.cancel()
         for slot in self.slots.values():
             slot.close()
+        self.dressing.venvs.close()
         for stray in processes.adopted():
             processes.kill(stray)
         if hasattr(self, "connection"):
@@ -127,6 +132,7 @@ class Agent:
 
     def abandon(self) -> None:
         """The supervisor is gone: kill every slot with what it started, and go."""
+        self.dressing.venvs.close()
         for slot in self.slots.values():
             slot.kill_tree()
         for stray in processes.adopted():
@@ -189,16 +195,25 @@ class Agent:
     # ---- slots
 
     async def _start_slots(self) -> None:
-        await asyncio.gather(*(self._start_slot(number) for number in range(self.config.slots)))
+        await asyncio.gather(*(self.start_slot(number) for number in range(self.config.slots)))
 
-    async def _start_slot(self, number: int) -> None:
-        slot = SlotProcess(number, self.config.spool, self.config.cache, self._on_slot_frame, self._on_slot_exit)
-        self.slots[number] = slot
+    async def start_slot(self, number: int, place: Place | None = None) -> bool:
+        """A new process for a slot, in an environment or the node's own Python. False: it is tried again later, in the latter."""
+        config = self.config
+        self.slots[number] = slot = SlotProcess(
+            number, config.spool, config.cache, self._on_slot_frame, self.on_slot_exit, place
+        )
         try:
             await slot.start()
         except OSError as error:  # no memory, no descriptors: later there may be some
             log.warning("slot %d could not be started: %s", number, error)
-            self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self._start_slot(number)))
+            self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self.start_slot(number)))
+            return False
+        return True
+
+    def now(self) -> float:
+        """The time that the holder is told."""
+        return self._loop.time()
 
     def _on_slot_frame(self, slot: SlotProcess, kind: int, payload: bytes) -> None:
         if self.slots.get(slot.number) is not slot:
@@ -215,7 +230,8 @@ class Agent:
             self._respawn_s.pop(slot.number, None)
             self.carry_out(self.holder.on_slot_ready(slot.number, self._loop.time()))
 
-    def _on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
+    def on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
+        """A slot's process is dead."""
         if self._ended.done() or self.slots.get(slot.number) is not slot:
             return
         held = self.holder.by_slot.get(slot.number)
@@ -228,11 +244,16 @@ class Agent:
             self.failures += 1
             self.watch.end(held)
             self.spool.remove_unreported(held.cargo.name, range(held.done, held.work.count))
-        self.carry_out(self.holder.on_slot_lost(slot.number, slot.running()[0], mark, self._loop.time()))
+        unfit = self.dressing.on_exit(slot, exit_)
+        lost = self.holder.on_slot_lost(
+            slot.number, slot.running()[0], unfit or mark, self._loop.time(), stillborn=bool(unfit)
+        )
+        self.carry_out(lost)
         wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
         self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
         if not self.holder.leaving:
-            self._loop.call_later(wait, lambda: self.spawn(self._start_slot(slot.number)))
+            place = slot.place if slot.ready else None
+            self._loop.call_later(wait, lambda: self.spawn(self.start_slot(slot.number, place)))
 
     def _on_result(self, slot: SlotProcess, payload: bytes) -> None:
         """Indices have ended: store the report, then tell the holder."""
@@ -344,7 +365,7 @@ class Agent:
                     self.slots[effect.slot].write(slotwire.RETRACT)
                 case holding.Drop():
                     self.slots[effect.slot].write(slotwire.DROP, str(effect.index).encode())
-                    self.watch.dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
+                    self._on_dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
                 case holding.KillSlot():
                     self.slots[effect.slot].kill()
 
@@ -359,8 +380,9 @@ class Agent:
             self._refuse(held, "", Kind.KILLED)
             return
         profile = work.profile
-        wanted = [h for h in (profile.code, *profile.bundles, profile.initializer, profile.initargs) if h]
-        if self.cache.missing(wanted) or work.blobs:
+        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
+        wanted = [code for code in hashes if code]
+        if self.cache.missing(wanted) or work.blobs or not self.dressing.fits(held):
             self.spawn(self._fetch_and_run(held, wanted))
         else:
             self._run(held)
@@ -369,11 +391,22 @@ class Agent:
         try:
             await blobs.patiently(self.connection, lambda _number: self.cache.ensure(self.connection, wanted))
             await self.spool.download(held.cargo.name, held.work, held.dropped, held.cargo.files)
+            if held.state is holding.HeldState.RUNNING:
+                await self.dressing.dress(held)
+        except errors.EnvironmentFailed as error:
+            self._refuse(held, str(error), Kind.ENVIRONMENT)
+            return
         except (errors.FarmhandError, OSError, TimeoutError) as error:
             self._refuse(held, f"its code or data could not be fetched: {error}")
             return
         if held.state is holding.HeldState.RUNNING:
             self._run(held)
+
+    def _on_dropped(self, held: holding.Held, slot: SlotProcess) -> None:
+        if self.dressing.on_drop(held):
+            self._refuse(held, "", Kind.KILLED)
+        else:
+            self.watch.dropped(held, slot)
 
     def _refuse(self, held: holding.Held, why: str, kind: Kind = Kind.REFUSED) -> None:
         """End a message whose slot has not been touched."""

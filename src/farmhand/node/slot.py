@@ -29,8 +29,9 @@ from farmhand.code.failure import pack_exception, say_exception
 from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
-from farmhand.errors import ResultTooLarge, TaskFailed
+from farmhand.errors import OtherPython, ResultTooLarge, TaskFailed
 from farmhand.model import limits
+from farmhand.model.environment import Recipe
 from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
 from farmhand.node import environment, slotwire
@@ -80,6 +81,7 @@ class Slot:
         self._batch: Batch | None = None  # what the agent gave last, also while the main thread has not begun with it
         self._loader = Loader(cache)
         self._progress = _map_progress(progress)
+        self._reader = ("", "")  # an environment, and the minor version of its client when that is another than ours
         self._initialized = ("", "")  # whose initializer ran last, and its error text
         self.printer = Printer(self._send_output)
         self._descriptors = Descriptors()
@@ -183,11 +185,13 @@ class Slot:
             if kind in _ATOMS or (kind is int and -PLAIN_INT_MAX < value < PLAIN_INT_MAX):
                 packed: Any = (value,)
             else:
+                if self._reader[1]:
+                    _check_readable(value, self._reader[1])
                 packed, size = self._pack(batch, index, value)
             del value
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             mark = Mark(index, Kind.RAISED, _in_a_line(error))
-            packed = _pack_error(error)
+            packed = _pack_error(error, self._reader[1])
             size = len(packed)
             del error
         ended = time.monotonic_ns()
@@ -280,11 +284,18 @@ class Slot:
         elif self._initialized[0]:
             loader.forget_initializer()
             self._initialized = ("", "")
+        if profile.environment != self._reader[0]:
+            self._reader = (profile.environment, self._foreign_client(profile.environment))
         known = loader.has_code(profile.code, profile.bundles)
         return loader.load_code(profile.code, b"" if known else self._blob(profile.code), profile.bundles)
 
     def _blob(self, code: str) -> bytes:
         return (self._cache / "blobs" / code).read_bytes()
+
+    def _foreign_client(self, environment: str) -> str:
+        """The client's minor version when it is not ours: only an environment can bring that about."""
+        client = msgspec.json.decode(self._blob(environment), type=Recipe).client if environment else ""
+        return client if client != _own_minor() else ""
 
     def _initialize(self, session: str, profile: Profile) -> None:
         """Once for each session that comes to this slot; a failure is remembered and stays."""
@@ -320,8 +331,27 @@ def _in_a_line(error: BaseException) -> str:
     return say_exception(error).strip().partition("\n")[0][:_MARK_CHARS]
 
 
-def _pack_error(error: BaseException) -> bytes:
-    """An exception; one that is too large for a message in words."""
+def _own_minor() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _check_readable(value: Any, reader: str) -> None:
+    """Raise `OtherPython` when a part of the value would go as our bytecode to a client with another Python."""
+    from farmhand.code.portable import check_portable
+
+    check_portable(value, _own_minor(), reader)
+
+
+def _pack_error(error: BaseException, reader: str) -> bytes:
+    """An exception; in words one that is too large for a message, or that the Python of the client cannot have."""
+    if reader:
+        try:
+            _check_readable(error, reader)
+        except OtherPython:
+            plain = TaskFailed(f"{type(error).__name__}: {error}")
+            return pack_exception(plain.with_traceback(error.__traceback__))
+        except Exception:  # noqa: BLE001, S110 - what cannot be pickled goes in words anyway
+            pass
     packed = pack_exception(error)
     if len(packed) <= limits.EXCEPTION_BYTES_MAX:
         return packed

@@ -1,0 +1,95 @@
+"""Puts slots into the environments of their tasks, and back into the node's own Python.
+
+A slot is one process after another anyway; one that is in the wrong environment is ended between two messages, without blame,
+and its next process runs with another interpreter.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from farmhand import errors
+from farmhand.core import holding
+from farmhand.model.environment import Recipe
+from farmhand.model.outcome import Kind, Mark
+from farmhand.node.slotproc import Exit, SlotProcess
+from farmhand.node.venvs import Place, Venvs
+
+if TYPE_CHECKING:
+    from farmhand.node.agent import Agent
+
+log = logging.getLogger("farmhand.node")
+
+_read_recipe = msgspec.json.Decoder(Recipe).decode
+
+
+class Dressing:
+    """Runs on the agent's loop."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._cache = agent.config.cache
+        self._worn: dict[int, str] = {}  # hash of the recipe that a slot's process was last found to be right for
+        self._waiting: set[holding.Held] = set()  # whose environment is being built
+        self.venvs = Venvs(self._cache, agent.config.name)
+
+    def fits(self, held: holding.Held) -> bool:
+        """Whether its slot's process may run it as it is."""
+        number = held.slots[0]
+        wanted = held.work.profile.environment
+        return self._worn.get(number, "") == wanted if wanted else self._agent.slots[number].place is None
+
+    async def dress(self, held: holding.Held) -> None:
+        """Make its slot one that can run it, unless it is over by then. Raises `EnvironmentFailed`; then the slot is as it was."""
+        agent, wanted = self._agent, held.work.profile.environment
+        place = await self._place(held, wanted) if wanted else None
+        if held.state is not holding.HeldState.RUNNING:
+            return
+        number = held.slots[0]
+        slot = agent.slots[number]
+        self._worn[number] = wanted
+        if slot.place == place:
+            return
+        exit_ = await slot.end()
+        if slot.killed:  # an order came meanwhile, and waits for this death
+            agent.on_slot_exit(slot, exit_)
+            return
+        self.venvs.release(
+            {s.place.key for s in agent.slots.values() if s.place and s is not slot} | {place.key if place else ""}
+        )
+        if not await agent.start_slot(number, place):
+            kind = Kind.ENVIRONMENT if place else Kind.RETURNED
+            mark = Mark(0, kind, f"slot {number} of node {agent.config.name} could not be started in its environment")
+            agent.carry_out(agent.holder.on_slot_lost(number, -1, mark, agent.now(), stillborn=True))
+
+    async def _place(self, held: holding.Held, wanted: str) -> Place:
+        self._waiting.add(held)
+        try:
+            data = (self._cache / "blobs" / wanted).read_bytes()
+            return await self.venvs.place(_read_recipe(data))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise errors.EnvironmentFailed(f"its recipe cannot be read: {error}") from None
+        finally:
+            self._waiting.discard(held)
+
+    def on_drop(self, held: holding.Held) -> bool:
+        """An index of it is not wanted any more. True when none is and its environment is still being built: it need not wait."""
+        return held in self._waiting and len(held.dropped) == held.work.count
+
+    def on_exit(self, slot: SlotProcess, exit_: Exit) -> Mark | None:
+        """The mark for all of a message whose slot could not even start in its environment; None for every other death."""
+        self._worn.pop(slot.number, None)
+        if slot.place is None or slot.ready or slot.killed:
+            return None
+        text = f"the Python of its environment on node {self._agent.config.name} does not run a slot ({exit_})"
+        log.warning("slot %d in environment %s: %s", slot.number, slot.place.key, text)
+        tail = slot.last_lines()
+        return Mark(0, Kind.ENVIRONMENT, "\n".join([text, *tail]), exit_.code, exit_.signal, tail, slot.peak_memory)
+
+    def start_collecting(self) -> None:
+        """At the agent's start, for what nobody uses any more."""
+        if (self._cache / "envs").is_dir():
+            self._agent.spawn(self.venvs.collect())
