@@ -27,7 +27,7 @@ _OPTIONS: Final = frozenset({
 })  # fmt: skip
 _WITH_PATH: Final = frozenset({"-e", "--editable", "-f", "--find-links"})
 _INCLUDES: Final = {"-r": False, "--requirement": False, "-c": True, "--constraint": True}
-_NAMED: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*($|[\[<>=!~@;(,\s])")
+_NAMED: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*($|[\[<>=!~@;(]|--)")
 _LOCAL: Final = re.compile(r"\.{0,2}/|[A-Za-z]:[\\/]|[a-z+]+://|\$\{")
 _COMMENT: Final = re.compile(r"(^|\s)#.*$")
 _DEPTH_MAX: Final = 20  # files that include files

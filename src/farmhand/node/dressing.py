@@ -54,7 +54,7 @@ class Dressing:
         if slot.place == place:
             return
         exit_ = await slot.end()
-        if slot.killed:  # an order came meanwhile, and waits for this death
+        if slot.ordered:  # an order came meanwhile, and waits for this death
             agent.on_slot_exit(slot, exit_)
             return
         self.venvs.release(
@@ -82,7 +82,7 @@ class Dressing:
     def on_exit(self, slot: SlotProcess, exit_: Exit) -> Mark | None:
         """The mark for all of a message whose slot could not even start in its environment; None for every other death."""
         self._worn.pop(slot.number, None)
-        if slot.place is None or slot.ready or slot.killed:
+        if slot.place is None or slot.ready or slot.ordered:
             return None
         text = f"the Python of its environment on node {self._agent.config.name} does not run a slot ({exit_})"
         log.warning("slot %d in environment %s: %s", slot.number, slot.place.key, text)

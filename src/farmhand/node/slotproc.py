@@ -46,7 +46,7 @@ class SlotProcess:
         self._tail_of = -1
         self.peak_memory = 0
         self.killed = False
-        self._ending = False
+        self.ordered = False  # to die: somebody waits for `on_exit`
         self.work: Work | None = None  # what it was last given, for the lines that it prints
         self._folder = folder
         self._cache = cache
@@ -135,8 +135,8 @@ class SlotProcess:
 
     def on_silent(self) -> None:
         """See `slotpipes.Listener`."""
-        if not self._ending:
-            self.kill()
+        self.killed = True
+        self.kill_tree()
 
     def on_dying(self) -> None:
         """See `slotpipes.Listener`."""
@@ -172,7 +172,7 @@ class SlotProcess:
 
     def kill(self) -> None:
         """Kill the process and everything it started. `on_exit` follows."""
-        self.killed = True
+        self.killed = self.ordered = True
         self.kill_tree()
 
     def kill_tree(self) -> None:
@@ -186,7 +186,6 @@ class SlotProcess:
     async def end(self) -> Exit:
         """Kill it as planned, without `on_exit`, and wait for its death: what kills its strays must not meet its successor's."""
         gone: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._ending = True
         self._on_exit = lambda _slot, exit_: gone.set_result(exit_)
         self.kill_tree()
         return await gone

@@ -80,6 +80,8 @@ class Invariants:
                 require(task.group.profile.timeout, "a task without a timeout has timed out", call)
             case Kind.KILLED:
                 require(task.killing, "a task that nobody stopped was killed", call)
+            case Kind.ENVIRONMENT:
+                require(task.group.profile.environment, "a task without an environment has failed for it", call)
             case _:
                 require(False, "an outcome that cannot be", call, kind)
         self.on_outcome(call, kind.name)
@@ -134,6 +136,10 @@ class Invariants:
     def on_run(self, slot: SimSlot, held: Held) -> None:
         """A slot is given a batch."""
         require(not slot.busy, "a slot was given work while it was busy", slot.node.name, slot.number)
+        wanted = held.work.profile.environment
+        require(
+            not slot.up or slot.worn == wanted, "a call runs in another environment", slot.node.name, slot.worn, wanted
+        )
 
     # ---- state
 
