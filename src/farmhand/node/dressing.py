@@ -32,15 +32,14 @@ class Dressing:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._cache = agent.config.cache
-        self._worn: dict[int, str] = {}  # hash of the recipe that a slot's process was last found to be right for
+        self._coming: dict[int, Place | None] = {}  # what slots change to at this moment
         self._waiting: set[holding.Held] = set()  # whose environment is being built
         self.venvs = Venvs(self._cache, agent.config.name)
 
     def fits(self, held: holding.Held) -> bool:
         """Whether its slot's process may run it as it is."""
-        number = held.slots[0]
-        wanted = held.work.profile.environment
-        return self._worn.get(number, "") == wanted if wanted else self._agent.slots[number].place is None
+        slot, wanted = self._agent.slots[held.slots[0]], held.work.profile.environment
+        return slot.worn == wanted if wanted else slot.place is None
 
     async def dress(self, held: holding.Held) -> None:
         """Make its slot one that can run it, unless it is over by then. Raises `EnvironmentFailed`; then the slot is as it was."""
@@ -50,17 +49,22 @@ class Dressing:
             return
         number = held.slots[0]
         slot = agent.slots[number]
-        self._worn[number] = wanted
         if slot.place == place:
+            slot.worn = wanted
             return
-        exit_ = await slot.end()
-        if slot.ordered:  # an order came meanwhile, and waits for this death
-            agent.on_slot_exit(slot, exit_)
-            return
-        self.venvs.release(
-            {s.place.key for s in agent.slots.values() if s.place and s is not slot} | {place.key if place else ""}
-        )
-        if not await agent.start_slot(number, place):
+        self._coming[number] = place
+        try:
+            exit_ = await slot.end()
+            if slot.ordered:  # an order came meanwhile, and waits for this death
+                agent.on_slot_exit(slot, exit_)
+                return
+            started = await agent.start_slot(number, place)
+        finally:
+            del self._coming[number]
+        agent.slots[number].worn = wanted
+        places = (*(slot.place for slot in agent.slots.values()), *self._coming.values())
+        self.venvs.release({place.key for place in places if place is not None})
+        if not started:
             kind = Kind.ENVIRONMENT if place else Kind.RETURNED
             mark = Mark(0, kind, f"slot {number} of node {agent.config.name} could not be started in its environment")
             agent.carry_out(agent.holder.on_slot_lost(number, -1, mark, agent.now(), stillborn=True))
@@ -81,7 +85,6 @@ class Dressing:
 
     def on_exit(self, slot: SlotProcess, exit_: Exit) -> Mark | None:
         """The mark for all of a message whose slot could not even start in its environment; None for every other death."""
-        self._worn.pop(slot.number, None)
         if slot.place is None or slot.ready or slot.ordered:
             return None
         text = f"the Python of its environment on node {self._agent.config.name} does not run a slot ({exit_})"

@@ -40,6 +40,7 @@ class SlotProcess:
                  on_exit: Callable[[SlotProcess, Exit], None], place: Place | None = None) -> None:  # fmt: skip
         self.number = number
         self.place = place  # the environment that it runs in; None: the agent's own
+        self.worn = ""  # hash of the recipe that it was last found to be right for
         self.ready = False
         self.pid = 0
         self.tail: deque[str] = deque(maxlen=limits.TAIL_LINES)

@@ -79,6 +79,7 @@ class Venvs:
         self._wanted: Counter[str] = Counter()  # callers between asking and using
         self._leases: dict[str, Lock] = {}
         self._failed: dict[str, tuple[float, str]] = {}
+        self._collecting: asyncio.Task[None] | None = None
         self.builds = 0
 
     async def place(self, recipe: Recipe) -> Place:
@@ -108,7 +109,7 @@ class Venvs:
     async def _make(self, key: str, recipe: Recipe) -> Place:
         place = Place(key, self._folder / key, is_foreign(recipe))
         if key in self._leases and is_whole(place):
-            _touch(place)
+            _touch(place.folder)
             return place
         make_private_folder(self._folder / "locks")
         path, now = self._lock_of(key), Holder(os.getpid())
@@ -117,7 +118,7 @@ class Venvs:
             built = not is_whole(place)
             if built:
                 await self._build(place, recipe, lock)
-            _touch(place)
+            _touch(place.folder)
             if key not in self._leases:
                 self._leases[key] = Lock(self._folder / f"{key}.{self._agent}.use", now)
         except (errors.EnvironmentFailed, OSError) as error:
@@ -125,11 +126,12 @@ class Venvs:
             self._failed = {k: v for k, v in self._failed.items() if v[0] > time.monotonic()}
             self._failed[key] = time.monotonic() + limits.ENVIRONMENT_FAILED_S, text
             log.warning("environment %s: %s", key, text)
+            await on_thread(lambda: shutil.rmtree(place.folder, ignore_errors=True))
             raise errors.EnvironmentFailed(text) from None
         finally:
             lock.release()
         if built:
-            await self.collect()
+            self._collecting = asyncio.get_running_loop().create_task(self.collect())
         return place
 
     async def _build(self, place: Place, recipe: Recipe, lock: Lock) -> None:
@@ -161,6 +163,7 @@ class Venvs:
     def release(self, used: set[str]) -> None:
         """Environments that no slot of this agent runs in, and that nobody here waits for, may be removed by whoever collects."""
         for key in [key for key in self._leases if key not in used and not self._wanted[key]]:
+            _touch(self._folder / key)
             _give_up(self._leases.pop(key))
 
     async def collect(self) -> None:
@@ -247,9 +250,9 @@ def _read_stamp(folder: Path) -> Stamp | None:
         return None
 
 
-def _touch(place: Place) -> None:
+def _touch(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        os.utime(place.folder / _STAMP)
+        os.utime(folder / _STAMP)
 
 
 def _give_up(lock: Lock) -> None:

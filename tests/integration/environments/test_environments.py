@@ -149,6 +149,20 @@ def test_what_a_killed_agent_began_to_build_is_built_anew(single: Farm, tmp_path
     assert source.builds == 2
 
 
+def test_a_farm_that_ends_takes_its_builds_along(own_uv: None, tmp_path: Path, meeting: Meeting) -> None:
+    source = Source(tmp_path / "source", "barley", place=meeting.place)
+
+    def interrupted() -> None:
+        with Farm(max_workers=1, env=[source.requirement]) as farm:
+            farm.submit(weigh, 1)
+            meeting.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    meeting.visitors[0].wait_gone()
+
+
 def test_a_real_package_comes_from_the_index(farm: Farm) -> None:
     assert farm.options(env=["humanize>=4"]).submit(in_words, 1234567).result(PATIENCE_S) == "1,234,567"
 

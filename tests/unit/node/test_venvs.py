@@ -92,7 +92,7 @@ def test_half_an_environment_is_built_anew(tmp_path: Path, cache: Path, agents: 
 
 
 def test_a_failure_is_remembered_for_a_while(
-    tmp_path: Path, agents: list[Venvs], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, agents: list[Venvs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(tmp_path / "source", "barley", problem="no barley in stock")
     recipe = Recipe(requirements=(source.requirement,))
@@ -107,6 +107,7 @@ def test_a_failure_is_remembered_for_a_while(
 
     asyncio.run(ask())
     assert source.builds == 1
+    assert left(cache) == set()
     monkeypatch.setattr("time.monotonic", lambda now=time.monotonic: now() + limits.ENVIRONMENT_FAILED_S)
     asyncio.run(fail())
     assert source.builds == 2
@@ -139,6 +140,18 @@ def test_who_asks_no_more_stops_nothing(tmp_path: Path, agents: list[Venvs]) -> 
 # ---- collecting
 
 
+def placed(agent: Venvs, recipe: Recipe) -> Place:
+    """An environment, when all is done that its building caused."""
+
+    async def ask() -> Place:
+        place = await agent.place(recipe)
+        assert agent._collecting is not None
+        await agent._collecting
+        return place
+
+    return asyncio.run(ask())
+
+
 def collect(agent: Venvs) -> None:
     asyncio.run(agent.collect())
 
@@ -169,8 +182,8 @@ def test_too_large_go(cache: Path, agents: list[Venvs], monkeypatch: pytest.Monk
 def test_what_is_used_stays_here_and_at_the_neighbours(
     tmp_path: Path, cache: Path, agents: list[Venvs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used = asyncio.run(agents[0].place(barley(tmp_path)))
-    unused = asyncio.run(agents[0].place(barley(tmp_path, "2.0")))
+    used = placed(agents[0], barley(tmp_path))
+    unused = placed(agents[0], barley(tmp_path, "2.0"))
     agents[0].release({used.key})
     monkeypatch.setattr(limits, "ENVIRONMENTS_MAX", 0)
     collect(agents[1])
