@@ -30,6 +30,7 @@ _INCLUDES: Final = {"-r": False, "--requirement": False, "-c": True, "--constrai
 _NAMED: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*($|[\[<>=!~@;(]|--)")
 _LOCAL: Final = re.compile(r"\.{0,2}/|[A-Za-z]:[\\/]|[a-z+]+://|\$\{")
 _COMMENT: Final = re.compile(r"(^|\s)#.*$")
+_NUMBERS: Final = re.compile(r"\s*\d[\d.]*\s*")  # meant for a version of Python, whether it is one or not
 _DEPTH_MAX: Final = 20  # files that include files
 
 
@@ -48,7 +49,7 @@ def as_recipe(env: Any) -> Recipe | None:
     """The recipe of what was given as `env=`; None for the node's own Python. Raises `BadOption` that names what is wrong."""
     if isinstance(env, Environment):
         requirements, python = env.requirements, env.python
-    elif isinstance(env, str) and is_version(env):
+    elif isinstance(env, str) and _NUMBERS.fullmatch(env):
         requirements, python = (), env
     else:
         requirements, python = env, ""

@@ -47,12 +47,6 @@ def die() -> None:
     os._exit(barley.weigh(2))
 
 
-def in_words(number: int) -> str:
-    import humanize
-
-    return str(humanize.intcomma(number))
-
-
 def make_function() -> Callable[[], int]:
     return lambda: 1
 

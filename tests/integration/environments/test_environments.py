@@ -15,7 +15,6 @@ from tests.integration.environments.errands import (
     die,
     fail,
     has_barley,
-    in_words,
     make_function,
     prefix_and_path,
     set_up,
@@ -37,6 +36,9 @@ def test_tasks_find_what_they_ask_for_and_others_do_not(farm: Farm, tmp_path: Pa
     assert list(view.map(weigh, range(100))) == [2 * n for n in range(100)]
     prefix, active, first = view.submit(prefix_and_path).result(PATIENCE_S)
     assert prefix == active == str(Path(first).parent)
+    assert len(view.submit(bytes, 3_000_000).result(PATIENCE_S)) == view.submit(len, bytes(3_000_000)).result(
+        PATIENCE_S
+    )
     plain = [farm.submit(has_barley) for _ in range(8)]
     mixed = [view.submit(has_barley) for _ in range(8)]
     assert not any(future.result(PATIENCE_S) for future in plain)
@@ -161,10 +163,6 @@ def test_a_farm_that_ends_takes_its_builds_along(own_uv: None, tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     meeting.visitors[0].wait_gone()
-
-
-def test_a_real_package_comes_from_the_index(farm: Farm) -> None:
-    assert farm.options(env=["humanize>=4"]).submit(in_words, 1234567).result(PATIENCE_S) == "1,234,567"
 
 
 @pytest.mark.parametrize("wrong", ["", "numpy", ["a b"], [5], [""], ["--upgrade"], 7, {"a"}, "3.9", ["a\nb"]], ids=repr)

@@ -95,6 +95,12 @@ def test_pythons(python: object) -> None:
         as_recipe(Environment(python=python))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("version", ["3", "2.7", "3.12.", "4.0"])
+def test_a_number_is_meant_for_a_version(version: str) -> None:
+    with pytest.raises(errors.BadOption, match=r"a version such as|or newer"):
+        as_recipe(version)
+
+
 def test_who_can_take_it() -> None:
     assert own_lane(recipe=as_recipe(["numpy"])).python == OWN
     assert own_lane(recipe=as_recipe(OWN)).python == ""

@@ -242,6 +242,15 @@ def test_what_pip_is_told_is_for_uv_unless_uv_is_told(monkeypatch: pytest.Monkey
     assert "UV_DEFAULT_INDEX" not in uv.surroundings()
 
 
+def test_pythons_of_pyenv_are_found_and_its_shims_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("shims", "versions/3.12.1/bin", "versions/3.13.0/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "shims"), "/usr/bin"]))
+    found = uv.surroundings()["PATH"].split(os.pathsep)
+    assert found == ["/usr/bin", *(str(tmp_path / "versions" / v / "bin") for v in ("3.13.0", "3.12.1"))]
+
+
 def test_what_a_slot_needs_has_its_limits() -> None:
     assert [line.partition("<")[0].partition(">")[0] for line in sorted(own_requirements())] == [
         "cloudpickle",
