@@ -84,13 +84,17 @@ class Dressing:
         return held in self._waiting and len(held.dropped) == held.work.count
 
     def on_exit(self, slot: SlotProcess, exit_: Exit) -> Mark | None:
-        """The mark for all of a message whose slot could not even start in its environment; None for every other death."""
-        if slot.place is None or slot.ready or slot.ordered:
+        """The mark for all of a message whose slot could not even start in its environment; None for every other death.
+
+        A signal says nothing of the environment: somebody or the system sent it, and the next try may do better.
+        """
+        if slot.place is None or slot.ready or slot.ordered or exit_.signal is not None:
             return None
         text = f"the Python of its environment on node {self._agent.config.name} does not run a slot ({exit_})"
         log.warning("slot %d in environment %s: %s", slot.number, slot.place.key, text)
-        tail = slot.last_lines()
-        return Mark(0, Kind.ENVIRONMENT, "\n".join([text, *tail]), exit_.code, exit_.signal, tail, slot.peak_memory)
+        text = "\n".join([text, *slot.last_lines()])
+        self.venvs.on_failed(slot.place.key, text)
+        return Mark(0, Kind.ENVIRONMENT, text, exit_.code)
 
     def start_collecting(self) -> None:
         """At the agent's start, for what nobody uses any more."""

@@ -101,6 +101,12 @@ class Venvs:
         finally:
             self._wanted[key] -= 1
 
+    def on_failed(self, key: str, text: str) -> None:
+        """It could not be built, or does not run: who asks for it soon is told so at once."""
+        now = time.monotonic()
+        self._failed = {k: failed for k, failed in self._failed.items() if failed[0] > now}
+        self._failed[key] = now + limits.ENVIRONMENT_FAILED_S, text
+
     def key(self, recipe: Recipe) -> str:
         """The name of a recipe's environment on this machine: another Python here makes another one."""
         own = "" if is_foreign(recipe) else f"{sys.version} {sys.base_prefix}"
@@ -123,8 +129,7 @@ class Venvs:
                 self._leases[key] = Lock(self._folder / f"{key}.{self._agent}.use", now)
         except (errors.EnvironmentFailed, OSError) as error:
             text = str(error) if isinstance(error, errors.EnvironmentFailed) else f"its folder: {error}"
-            self._failed = {k: v for k, v in self._failed.items() if v[0] > time.monotonic()}
-            self._failed[key] = time.monotonic() + limits.ENVIRONMENT_FAILED_S, text
+            self.on_failed(key, text)
             log.warning("environment %s: %s", key, text)
             await on_thread(lambda: shutil.rmtree(place.folder, ignore_errors=True))
             raise errors.EnvironmentFailed(text) from None
