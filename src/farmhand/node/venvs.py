@@ -174,7 +174,10 @@ class Venvs:
     async def collect(self) -> None:
         """Remove what was not used for long, and what is beyond the limits of number and size. What is in use stays."""
         keep = frozenset(self._leases)
-        await on_thread(lambda: self._collect(keep))
+        try:
+            await on_thread(lambda: self._collect(keep))
+        except OSError as error:
+            log.warning("old environments could not be removed: %s", error)
 
     def _collect(self, keep: frozenset[str]) -> None:
         """On a thread. The newest first, as far as they fit."""
@@ -237,6 +240,12 @@ def is_foreign(recipe: Recipe) -> bool:
 def is_whole(place: Place) -> bool:
     """Whether it was built to its end, and its interpreter has not gone since."""
     return (place.folder / _STAMP).exists() and place.python.exists()
+
+
+def kept_environments(cache: Path) -> tuple[int, int]:
+    """How many are whole in this cache, and the bytes of their files."""
+    stamps = [stamp for folder in (cache / "envs").glob("*") if (stamp := _read_stamp(folder))]
+    return len(stamps), sum(stamp.size for stamp in stamps)
 
 
 def own_requirements() -> list[str]:

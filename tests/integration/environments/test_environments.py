@@ -30,6 +30,7 @@ from farmhand.node.uv import find_uv, surroundings
 BARLEY = "KIND = 'barley'\ndef weigh(n):\n    return 2 * n\n"
 
 
+@pytest.mark.smoke
 def test_tasks_find_what_they_ask_for_and_others_do_not(farm: Farm, tmp_path: Path) -> None:
     view = farm.options(env=[wheel(tmp_path, "barley", BARLEY)])
     assert view.submit(weigh, 21).result(PATIENCE_S) == 42

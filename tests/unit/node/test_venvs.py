@@ -17,7 +17,7 @@ from farmhand.home.lock import Holder, Lock
 from farmhand.model import limits
 from farmhand.model.environment import Recipe
 from farmhand.node import uv
-from farmhand.node.venvs import Place, Venvs, own_requirements
+from farmhand.node.venvs import Place, Venvs, kept_environments, own_requirements
 
 DAY = 24 * 3600.0
 
@@ -161,6 +161,14 @@ def test_the_old_go(cache: Path, agents: list[Venvs]) -> None:
         whole(cache, number, days * DAY)
     collect(agents[0])
     assert left(cache) == {0, 1}
+
+
+def test_what_there_is_can_be_told(cache: Path) -> None:
+    assert kept_environments(cache) == (0, 0)
+    whole(cache, 1, 0.0, 500)
+    whole(cache, 2, 0.0, 700)
+    (cache / "envs" / "locks").mkdir()
+    assert kept_environments(cache) == (2, 1200)
 
 
 def test_too_many_go_by_their_last_use(cache: Path, agents: list[Venvs], monkeypatch: pytest.MonkeyPatch) -> None:
