@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -96,10 +97,17 @@ class Venvs:
             task = self._making.get(key)
             if task is None:
                 self._making[key] = task = asyncio.get_running_loop().create_task(self._make(key, recipe))
-                task.add_done_callback(lambda _: self._making.pop(key, None))
+                task.add_done_callback(functools.partial(self._on_made, key))
             return await asyncio.shield(task)
         finally:
             self._wanted[key] -= 1
+            if not self._wanted[key]:
+                del self._wanted[key]
+
+    def _on_made(self, key: str, task: asyncio.Task[Place]) -> None:
+        del self._making[key]
+        if not task.cancelled():
+            task.exception()  # those who waited have it; there may be none any more
 
     def on_failed(self, key: str, text: str) -> None:
         """It could not be built, or does not run: who asks for it soon is told so at once."""
@@ -131,7 +139,8 @@ class Venvs:
             text = str(error) if isinstance(error, errors.EnvironmentFailed) else f"its folder: {error}"
             self.on_failed(key, text)
             log.warning("environment %s: %s", key, text)
-            await on_thread(lambda: shutil.rmtree(place.folder, ignore_errors=True))
+            if not is_whole(place):  # else it is only not for us, and may be in use
+                await on_thread(lambda: shutil.rmtree(place.folder, ignore_errors=True))
             raise errors.EnvironmentFailed(text) from None
         finally:
             lock.release()
@@ -142,7 +151,8 @@ class Venvs:
     async def _build(self, place: Place, recipe: Recipe, lock: Lock) -> None:
         """Make it from nothing. The lock is held, by uv too."""
         folder, keep, began = place.folder, (lock.fileno(),), time.monotonic()
-        log.info("building environment %s: %s", place.key, ", ".join(recipe.requirements) or f"Python {recipe.python}")
+        what = f"{len(recipe.requirements)} requirements, Python {recipe.python or 'as here'}"  # which may hold secrets
+        log.info("building environment %s: %s", place.key, what)
         self.builds += 1
         await on_thread(lambda: shutil.rmtree(folder, ignore_errors=True))
         python = recipe.python if place.foreign or recipe.python.count(".") > 1 else sys.executable
@@ -224,8 +234,9 @@ class Venvs:
 
     def close(self) -> None:
         """Stop building, and use nothing any more."""
-        for task in list(self._making.values()):
-            task.cancel()
+        for task in (*self._making.values(), self._collecting):
+            if task is not None:
+                task.cancel()
         self._uv.close()
         for lock in self._leases.values():
             _give_up(lock)
