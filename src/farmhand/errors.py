@@ -17,7 +17,8 @@
     │   ├── NameTaken                           another key is enrolled under this name, or this key under another name
     │   ├── WrongPin                            this is not the farm that the join line names
     │   └── PlaintextRefused                    off loopback without TLS
-    ├── FarmNotRunning, FarmRunning             `farmhand` was asked for what this farm's state does not allow
+    ├── FarmNotRunning, FarmRunning, FarmNotEmpty   `farmhand` was asked for what this farm's state does not allow
+    ├── BackupDamaged                           this file is no whole backup of a farm; nothing was changed
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
     ├── SessionUnknown                          no named session has this name; or it was removed
     ├── SessionFull                             a named session has stored as much as it may
@@ -149,6 +150,14 @@ class FarmNotRunning(FarmhandError):
 
 class FarmRunning(FarmhandError):
     """This runs already: one process at a time may have this folder."""
+
+
+class FarmNotEmpty(FarmhandError):
+    """There is a farm in this folder already."""
+
+
+class BackupDamaged(FarmhandError):
+    """This file is no whole backup of a farm."""
 
 
 class VersionMismatch(FarmhandError):

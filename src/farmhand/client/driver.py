@@ -8,6 +8,7 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import threading
@@ -52,6 +53,7 @@ class Driver(Link):
         self.sender: Sender
         self.results: Results
         self._lock = threading.RLock()
+        self.numbers = itertools.count(1)  # for tasks; taken by any thread
         self._inbox: deque[tuple[Group, Task]] = deque()
         self._awake = False
         self._idle = threading.Condition()
@@ -79,7 +81,7 @@ class Driver(Link):
         self.sender = Sender(self)
         self.results = Results(self)
         self._reader = OrderedReader(
-            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result
+            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result, anew=True
         )
         connection = self.connection
         connection.subscribe(subjects.started(self.session_id, "*"), self._on_started)

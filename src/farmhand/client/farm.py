@@ -133,7 +133,7 @@ class Farm(_View):
         client keeps under way at most.
     initializer, initargs: run once in each slot before its first task of this Farm.
     on_client_loss: `"kill"` stops this client's running tasks when it dies, `"finish"` lets them end. What waits is withdrawn.
-    output: whether what tasks print reaches this process's terminal.
+    output: whether what tasks print reaches this process's terminal. `farmhand logs` shows it in any case.
     nodes: agents of an embedded farm; its slots are shared out among them.
     session: the name of a session that outlives this client, or `SessionOptions`; then this is a `Session`.
     shared_memory: on a farm that is all on this machine large values go through its memory; `False` sends them through the
@@ -181,7 +181,7 @@ class Farm(_View):
             config.spool = ""
         if self._embedded is None and max_workers is None:  # what libraries that take an Executor read
             self._max_workers = int(self._driver.farm["slots"]) or self._max_workers
-        self._base = self._first_profile(Profile("", output=output, local=bool(config.spool)))
+        self._base = self._first_profile(Profile("", local=bool(config.spool)))
         ending.remember(self)
         if initializer is not None:
             try:

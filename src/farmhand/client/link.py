@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -50,6 +51,7 @@ class Link:
         self.config = config
         self.farm: dict[str, Any] = {}  # what the steward said of itself
         self.broken: Exception | None = None
+        self.numbers: Iterator[int] = itertools.repeat(0)  # for tasks, when they have one before they are stored
         self.connection: Connection
         self.loop: asyncio.AbstractEventLoop
         self.closing: asyncio.Event

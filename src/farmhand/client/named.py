@@ -255,6 +255,7 @@ class NamedDriver(Link):
         with self._lock:
             for index, task in enumerate(tasks):
                 task.token, task.index = Token(sequence), index
+                task.cargo.number = messages.number_of(sequence, index)
                 task.state = TaskState.SENT
                 task.cargo._entry = _STORED
                 place = sequence, index
@@ -371,6 +372,7 @@ class NamedDriver(Link):
             if known is not None:
                 return known
             future: FarmFuture[Any] = FarmFuture(self)
+            future.number = messages.number_of(*place)
             future._task = task = Task(_nameless(self.ledger.name(place)), 0, future)
             task.token, task.index, task.state = Token(place[0]), place[1], TaskState.SENT
             self._seen[place] = future

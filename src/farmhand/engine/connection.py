@@ -224,6 +224,11 @@ class Connection:
             fields["user"], fields["pass"] = options.user, options.password
         return b"CONNECT " + msgspec.json.encode(fields) + CRLF
 
+    @property
+    def epoch(self) -> str:
+        """Which life of the farm this is: another one after its streams were put back from a backup."""
+        return str(self.server.get("server_name", ""))
+
     async def close(self) -> None:
         """Send what is waiting, then close. Requests under way fail with `EngineLost`."""
         if self._closed:

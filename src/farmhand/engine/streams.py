@@ -20,6 +20,7 @@ _NO_STORAGE: Final = 10047
 # Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
 # was removed and is not freed yet has room.
 WORK_SHARE: Final = 0.2
+LOG_SHARE: Final = 0.05  # what tasks printed drops its own oldest: it never takes the room of anything else
 
 
 class ApiRefused(errors.EngineError):
@@ -44,6 +45,7 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
     """The streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
     share = int(storage_bytes * WORK_SHARE) if storage_bytes else -1
+    log_share = min(int(storage_bytes * LOG_SHARE), limits.LOG_BYTES_MAX) if storage_bytes else -1
     common: dict[str, Any] = {
         "storage": "file",
         "num_replicas": replicas,
@@ -61,6 +63,9 @@ def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
         {**common, "name": subjects.FAILED, "subjects": ["fail.*"], "retention": "limits", "discard": "old",
          "max_age": int(limits.FAILED_KEEP_S * _NS), "max_bytes": min(share, limits.FAILED_BYTES_MAX) if share > 0 else -1,
          "max_msgs_per_subject": limits.FAILED_MAX},
+        {**common, "name": subjects.LOG, "subjects": [subjects.output("*", "*")], "retention": "limits", "discard": "old",
+         "max_bytes": log_share, "max_age": int(limits.LOG_KEEP_S * _NS),
+         "duplicate_window": int(limits.LOG_DEDUPE_S * _NS)},
     ]  # fmt: skip
 
 
@@ -133,6 +138,7 @@ class StoredMessage(msgspec.Struct):
     sequence: int
     subject: str
     data: bytes
+    at: float = 0.0  # when it was stored, in seconds since 1970 by the engine's clock
 
 
 async def message_at(connection: Connection, stream: str, sequence: int, subject: str = "") -> StoredMessage | None:
@@ -158,7 +164,15 @@ async def _message(connection: Connection, stream: str, body: dict[str, Any]) ->
     import base64
 
     message = answer["message"]
-    return StoredMessage(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")))
+    data = base64.b64decode(message.get("data", ""))
+    return StoredMessage(int(message["seq"]), message["subject"], data, seconds(message["time"]))
+
+
+def seconds(text: str) -> float:
+    """A time of the engine's, such as `2027-01-31T14:05:00.123456789Z`, in seconds since 1970."""
+    import datetime as dt
+
+    return dt.datetime.fromisoformat(text).timestamp()
 
 
 async def delete_message(connection: Connection, stream: str, sequence: int) -> None:
@@ -180,11 +194,16 @@ async def purge(connection: Connection, stream: str, subject: str, *, before: in
 
 async def subjects_in(connection: Connection, stream: str, matching: str = ">") -> list[str]:
     """The subjects that have messages in a stream."""
-    found: list[str] = []
+    return list(await messages_by_subject(connection, stream, matching))
+
+
+async def messages_by_subject(connection: Connection, stream: str, matching: str = ">") -> dict[str, int]:
+    """The subjects that have messages in a stream, and how many each."""
+    found: dict[str, int] = {}
     while True:
         answer = await call(connection, f"STREAM.INFO.{stream}", {"subjects_filter": matching, "offset": len(found)})
         page = answer["state"].get("subjects") or {}
-        found += page
+        found |= page
         if not page or len(found) >= int(answer.get("total", 0)):
             return found
 

@@ -9,6 +9,8 @@ RESULT: Final = "RESULT"
 BLOB: Final = "BLOB"
 SESSION: Final = "SESSION"
 FAILED: Final = "FAILED"
+LOG: Final = "LOG"
+STREAMS: Final = (WORK, RESULT, BLOB, SESSION, FAILED, LOG)
 
 NODE_BEATS: Final = "node.*.beat"
 SESSION_BEATS: Final = "ses.*.beat"

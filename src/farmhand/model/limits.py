@@ -87,6 +87,7 @@ TAIL_LINES: Final = 50  # of a task's output kept for an error
 TAIL_BYTES: Final = 8192
 OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the rest is counted
 OUTPUT_LINE_BYTES: Final = 8192
+OUTPUT_UNSTORED_BYTES_MAX: Final = 8 * MB  # printed while the engine is away; lines beyond it are counted
 MEMORY_CHECK_S: Final = 0.2  # how often a task with a memory need is measured
 
 # ---- environments
@@ -127,3 +128,17 @@ SETTLED_PURGE: Final = 256  # reports that were copied into records before the e
 SESSION_SWEEP_S: Final = 60.0  # how often sessions are looked at that nobody has used for long
 ATTACH_S: Final = 0.5  # the longest that attaching waits for the outcomes known so far; the others come later
 DETACH_S: Final = 30.0  # the longest that an ending client waits for an engine that does not store what it submitted
+
+# ---- backups
+SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024  # what a backup reads at once from the engine; a part of the file each
+
+# ---- looking at queues
+PEEK_MAX: Final = 64  # messages of a lane that are opened to count their tasks; beyond it their number is an estimate
+EXPLAIN_MAX: Final = 500  # messages of a lane, and of a session in it, that are opened to explain: about 0.1 s
+PEEK_TOTAL: Final = 4000  # messages that one question opens in all lanes together: under a second
+PEEK_BYTES_TOTAL: Final = 64 * MB  # the same in bytes; a question must not keep the steward from its work
+
+# ---- logs
+LOG_KEEP_S: Final = 7 * 24 * 3600.0  # what tasks printed: long enough to ask on Monday about Friday
+LOG_DEDUPE_S: Final = 10.0  # a repeated line does little harm, and the engine keeps each id in memory for so long
+LOG_BYTES_MAX: Final = 2048 * MB  # on a large disk; more than anybody reads, and the share alone would be waste

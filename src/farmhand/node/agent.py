@@ -25,7 +25,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
-from farmhand.model.messages import Holding, NodeBeat, Output, Report, Work
+from farmhand.model.messages import Holding, NodeBeat, Report, Work
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
@@ -33,6 +33,7 @@ from farmhand.node.codecache import CodeCache
 from farmhand.node.data import Spool
 from farmhand.node.dressing import Dressing
 from farmhand.node.lanes import Lanes
+from farmhand.node.printing import Printing
 from farmhand.node.slotproc import Exit, SlotProcess
 from farmhand.node.venvs import Place
 from farmhand.node.watch import Watch
@@ -74,6 +75,7 @@ class Agent:
         self.config = config
         self.incarnation = secrets.token_hex(6)
         self._taken = 0  # messages
+        self._epoch = ""  # of the farm, see `Connection.epoch`
         self.holder = holding.Holder(config.slots)
         self.cache = CodeCache(config.cache)
         self.runs = self.failures = self.bytes_in = self.bytes_out = 0
@@ -81,6 +83,7 @@ class Agent:
         self.slots: dict[int, SlotProcess] = {}
         self.watch = Watch(self)
         self.dressing = Dressing(self)
+        self._printing = Printing(self)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bool] = self._loop.create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -100,6 +103,7 @@ class Agent:
         starting = self._loop.create_task(self._start_slots())  # they need no engine
         try:
             self.connection = await Connection.open(config.options, retry_forever=True)
+            self._epoch = self.connection.epoch
             self.publisher = Publisher(self.connection)
             self.spool = Spool(config.spool, self.connection, self.publisher)
             self.lanes = Lanes(self)
@@ -188,6 +192,9 @@ class Agent:
         connection.on_connected.append(self._on_reconnected)
 
     def _on_reconnected(self) -> None:
+        if self.connection.epoch != self._epoch:  # what we hold is of a time that never was; sequences are used again
+            self._start_afresh("the farm was put back from a backup")
+            return
         self._beat()
         self.carry_out(self.holder.on_connected())
         self.spawn(self.lanes.refresh())
@@ -315,10 +322,8 @@ class Agent:
         if not printed.raw:
             slot.remember(printed.index, [text for _, text in printed.lines])
         work = slot.work  # also when it has just been reported: what it printed may come a moment later
-        if work is not None and work.profile.output:
-            output = Output(work.token, printed.index, self.config.node, slot.number, work.profile.name, printed.lines,
-                            printed.dropped)  # fmt: skip
-            self.connection.publish(subjects.output(work.session, self.config.node), messages.encode(output))
+        if work is not None:
+            self._printing.send(slot.number, work, printed)
 
     # ---- work arrives
 
@@ -448,8 +453,13 @@ class Agent:
         for token in gone.tokens:
             self.carry_out(self.holder.on_taken_back(token))
         if self.incarnation in gone.incarnations and not self._ended.done():
-            log.warning("this node was believed lost and its work given to others; starting afresh")
-            self.carry_out(self.holder.on_disowned())
+            self._start_afresh("this node was believed lost and its work given to others")
+
+    def _start_afresh(self, why: str) -> None:
+        """Drop all, and end so that a new incarnation takes this one's place."""
+        log.warning("%s; starting afresh", why)
+        self.carry_out(self.holder.on_disowned())
+        if not self._ended.done():
             self._ended.set_result(True)
 
     # ---- time
@@ -473,11 +483,9 @@ class Agent:
             work, running, seconds = held.work, -1, 0.0
             if held.state is holding.HeldState.RUNNING:
                 running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
-            found.append(
-                Holding(
-                    held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds
-                )
-            )
+            number = messages.number_at(work, running) if running >= 0 else 0
+            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name,
+                                 running, seconds, number))  # fmt: skip
         return tuple(found)
 
     def _beat(self) -> None:

@@ -27,8 +27,10 @@ from farmhand.model.version import VERSION
 from farmhand.steward import census
 from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.explain import explain
 from farmhand.steward.failures import Failures
 from farmhand.steward.named import Care
+from farmhand.steward.queues import queues_report
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
 
@@ -137,6 +139,7 @@ class Steward:
             "oldest": self._oldest, "session": self._caretaker.session, "sessions": self._caretaker.summary,
             "session-rm": self._caretaker.remove, "session-stop": self._caretaker.stop,
             "failed": self._failures.summary, "failed-retry": self._failures.retry, "failed-forget": self._failures.forget,
+            "queues": self._queues, "explain": self._explain,
         }.items():  # fmt: skip
             connection.subscribe(subjects.api(verb), self._serve(action))
 
@@ -309,6 +312,12 @@ class Steward:
 
     async def _status(self, _msg: Msg) -> Any:
         return await status_report(self.connection, self.membership, self._loop.time())
+
+    async def _queues(self, _msg: Msg) -> Any:
+        return await queues_report(self.connection, self.membership)
+
+    async def _explain(self, msg: Msg) -> Any:
+        return await explain(self.connection, self.membership, bytes(msg.data).decode(), self._loop.time())
 
     async def _join(self, msg: Msg) -> Any:
         if self._enrolment is None:
