@@ -21,10 +21,22 @@ if TYPE_CHECKING:
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
+    from farmhand.node.inprocess import join
 
     __version__ = VERSION
 
-__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Retry", "Session", "SessionOptions", "__version__", "errors"]
+__all__ = [
+    "AsyncFarm",
+    "Farm",
+    "FarmFuture",
+    "Pool",
+    "Retry",
+    "Session",
+    "SessionOptions",
+    "__version__",
+    "errors",
+    "join",
+]
 
 _WHERE = {
     "AsyncFarm": ("farmhand.client.aio", "AsyncFarm"),
@@ -36,6 +48,7 @@ _WHERE = {
     "SessionOptions": ("farmhand.client.options", "SessionOptions"),
     "__version__": ("farmhand.model.version", "VERSION"),
     "errors": ("farmhand.errors", ""),
+    "join": ("farmhand.node.inprocess", "join"),
 }
 
 

@@ -18,6 +18,7 @@
     │   ├── WrongPin                            this is not the farm that the join line names
     │   └── PlaintextRefused                    off loopback without TLS
     ├── FarmNotRunning, FarmRunning             `farmhand` was asked for what this farm's state does not allow
+    ├── NodeStuck                               a node without processes has too many tasks that it cannot stop; start it again
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
     ├── SessionUnknown                          no named session has this name; or it was removed
     ├── SessionFull                             a named session has stored as much as it may
@@ -43,7 +44,13 @@ The first line of a class's docstring is its message when it is raised without o
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor, CancelledError
-from concurrent.futures.process import BrokenProcessPool
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except ImportError:  # a device whose Python has no multiprocessing
+
+    class BrokenProcessPool(BrokenExecutor):  # type: ignore[no-redef]
+        """Stands in for the standard library's."""
 
 
 class FarmhandError(Exception):
@@ -147,6 +154,10 @@ class FarmNotRunning(FarmhandError):
 
 class FarmRunning(FarmhandError):
     """This runs already: one process at a time may have this folder."""
+
+
+class NodeStuck(FarmhandError):
+    """Too many tasks that this node has given up still run in its process: it has left the farm; start it again."""
 
 
 class VersionMismatch(FarmhandError):

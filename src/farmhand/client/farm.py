@@ -93,9 +93,10 @@ class _View(Executor):
         last call of this session in the same slot left them; `"process"`, fresh in a process of its own.
         Raises: `BadNeed`, `BadOption`.
         """
+        kept = as_state(state, self._farm.session)
         given = TaskOptions(
-            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
-            state=as_state(state, self._farm.session),
+            lane=own_lane(needs, priority, process=kept.process), retry=as_retry(retries),
+            timeout=as_timeout(timeout), name=as_name(name), state=kept,
         )  # fmt: skip
         return FarmView(self._farm, given)
 

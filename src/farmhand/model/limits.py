@@ -87,6 +87,7 @@ TAIL_LINES: Final = 50  # of a task's output kept for an error
 TAIL_BYTES: Final = 8192
 OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the rest is counted
 OUTPUT_LINE_BYTES: Final = 8192
+GIVEN_UP_MAX: Final = 8  # threads of tasks that a node without processes gave up: with more that still run, it ends
 MEMORY_CHECK_S: Final = 0.2  # how often a task with a memory need is measured
 
 # ---- blobs

@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Config(msgspec.Struct, kw_only=True):
     capabilities: dict[str, str]
     grace: float = limits.GRACE_S
     options: Options
+    in_process: bool = False  # the slot is a thread here: any child process is somebody else's
 
 
 class Cargo(msgspec.Struct):
@@ -68,8 +69,10 @@ class Cargo(msgspec.Struct):
 class Agent:
     """One incarnation of a node. `run` returns True when the steward has disowned it and a new one must take its place."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, new_slot: Callable[..., SlotProcess] = SlotProcess) -> None:
+        """`new_slot` makes a slot; it takes what `SlotProcess` takes."""
         self.config = config
+        self._new_slot = new_slot
         self.incarnation = secrets.token_hex(6)
         self._taken = 0  # messages
         self.holder = holding.Holder(config.slots)
@@ -120,8 +123,9 @@ class Agent:
             task.cancel()
         for slot in self.slots.values():
             slot.close()
-        for stray in processes.adopted():
-            processes.kill(stray)
+        if not self.config.in_process:
+            for stray in processes.adopted():
+                processes.kill(stray)
         if hasattr(self, "connection"):
             await self.connection.close()
 
@@ -192,7 +196,7 @@ class Agent:
         await asyncio.gather(*(self._start_slot(number) for number in range(self.config.slots)))
 
     async def _start_slot(self, number: int) -> None:
-        slot = SlotProcess(number, self.config.spool, self.config.cache, self._on_slot_frame, self._on_slot_exit)
+        slot = self._new_slot(number, self.config.spool, self.config.cache, self._on_slot_frame, self._on_slot_exit)
         self.slots[number] = slot
         try:
             await slot.start()
@@ -359,6 +363,9 @@ class Agent:
             self._refuse(held, "", Kind.KILLED)
             return
         profile = work.profile
+        if profile.state.process and self.config.in_process:  # its client did not say that it needs one
+            self._refuse(held, f"node {self.config.name} has no processes, and the task asks for one (state='process')")
+            return
         wanted = [h for h in (profile.code, *profile.bundles, profile.initializer, profile.initargs) if h]
         if self.cache.missing(wanted) or work.blobs:
             self.spawn(self._fetch_and_run(held, wanted))
@@ -423,7 +430,8 @@ class Agent:
 
     def _on_tick(self) -> None:
         now = self._loop.time()
-        processes.reap_adopted()
+        if not self.config.in_process:
+            processes.reap_adopted()
         effects = self.holder.on_tick(now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
@@ -456,7 +464,7 @@ class Agent:
             config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
             self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
             self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),
-            tuple(slot.pid for slot in self.slots.values()), sum(slot.ready for slot in self.slots.values()),
+            tuple(slot.pid for slot in self.slots.values() if slot.pid), sum(slot.ready for slot in self.slots.values()),
         )  # fmt: skip
         self.connection.publish(subjects.beat_of_node(config.node), messages.encode(beat))
 
