@@ -396,7 +396,7 @@ class Agent:
         slot = self.slots[number]
         held.cargo.slot = number
         results = self.spool.results(held.cargo.name)
-        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt)
+        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt, held.cpus)
         slot.run(run, work, held.cargo.frame)
         self.watch.begin(held, slot)
 

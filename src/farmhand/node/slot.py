@@ -34,6 +34,7 @@ from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
 from farmhand.node import environment, slotwire
 from farmhand.node.output import Printer
+from farmhand.node.threads import Threads
 
 if TYPE_CHECKING:
     import mmap
@@ -151,11 +152,15 @@ class Slot:
             self._run_batch(batch)
             self.mend()
 
+    def grant(self, cpus: int) -> None:
+        """Before each batch: its tasks have so many."""
+
     def mend(self) -> None:
         """After each batch: put right what tasks may have broken."""
 
     def _run_batch(self, batch: Batch) -> None:
         self.printer.install()
+        self.grant(batch.run.cpus)
         try:
             batch.entries = unpack_values(batch.body)
             code = self._prepare(batch.work.session, batch.work.profile)
@@ -359,10 +364,15 @@ class _ProcessSlot(Slot):
     """A slot that has a process to itself."""
 
     _descriptors: Descriptors
+    _threads: Threads
 
     def serve(self) -> None:
         self._descriptors = Descriptors()
+        self._threads = Threads()
         super().serve()
+
+    def grant(self, cpus: int) -> None:
+        self._threads.set(cpus)
 
     def mend(self) -> None:
         self._descriptors.mend()

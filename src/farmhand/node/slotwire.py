@@ -38,6 +38,7 @@ class Run(msgspec.Struct, array_like=True):
     files: tuple[tuple[int, str], ...] = ()  # large arguments by index; the agent removes them afterwards
     results: str = ""  # the path, but for the index, of a large result
     attempt: int = 1
+    cpus: int = 1  # that were granted
 
 
 def result_path(results: str, index: int) -> Path:
