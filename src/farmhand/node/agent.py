@@ -430,6 +430,7 @@ class Agent:
 
     def _on_tick(self) -> None:
         now = self._loop.time()
+        self.watch.look()
         if not self.config.in_process:
             processes.reap_adopted()
         effects = self.holder.on_tick(now)

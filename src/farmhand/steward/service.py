@@ -194,7 +194,7 @@ class Steward:
         while True:
             await asyncio.sleep(0.1)
             now = self._loop.time()
-            stopped = now - late_at > limits.NODE_SILENCE_S / 2
+            stopped = now - late_at > limits.STOPPED_S
             deaf = now - self.connection.heard_at > _ENGINE_SILENCE_S
             if stopped or deaf or not self.connection.connected:  # not the fault of those who are silent
                 self.membership.on_blind(now)
