@@ -27,6 +27,7 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, NodeBeat, Output, Report, Work
 from farmhand.model.outcome import Kind, Mark
+from farmhand.model.peers import mismatch, readable_work
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
@@ -214,10 +215,20 @@ class Agent:
         elif kind == slotwire.RETRACTED:
             token, first = map(int, payload.split())
             self.carry_out(self.holder.on_retracted(slot.number, token, first, self._loop.time()))
+        elif kind == slotwire.READY and payload != slotwire.OWN_VERSION:
+            self._on_other_version(slot, payload)
         elif kind == slotwire.READY:
             slot.ready = True
             self._respawn_s.pop(slot.number, None)
             self.carry_out(self.holder.on_slot_ready(slot.number, self._loop.time()))
+
+    def _on_other_version(self, slot: SlotProcess, payload: bytes) -> None:
+        """Farmhand was updated under us: whoever keeps this process alive starts it again, with the new one."""
+        theirs, ours = payload.decode(errors="replace"), slotwire.OWN_VERSION.decode()
+        log.error("slot %d runs Farmhand %s, its agent %s: Farmhand was updated while this node ran; it starts again",
+                  slot.number, theirs or "of unknown version", ours)  # fmt: skip
+        if not self.holder.leaving:
+            self.spawn(self.leave())
 
     def _on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
         if self._ended.done() or self.slots.get(slot.number) is not slot:
@@ -311,7 +322,7 @@ class Agent:
         sequence, pending = int(parts[-4]), int(parts[-1])
         try:
             header, _ = messages.split(msg.data)
-            work = messages.read_work(header)
+            work = readable_work(header)
         except errors.BadMessage as error:
             log.warning("a work message in lane %s cannot be read: %s", lane, error)
             self.connection.publish(msg.reply, b"+TERM")
@@ -355,9 +366,7 @@ class Agent:
     def _start(self, held: holding.Held) -> None:
         work = held.work
         if work.protocol != messages.PROTOCOL:
-            self._refuse(
-                held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one"
-            )
+            self._refuse(held, mismatch("the client", "", work.protocol, f"node {self.config.name}"))
             return
         if len(held.dropped) == work.count:  # nothing of it is wanted any more, and its data may be gone already
             self._refuse(held, "", Kind.KILLED)

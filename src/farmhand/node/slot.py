@@ -147,7 +147,7 @@ class Slot:
 
     def serve(self) -> None:
         """Run batches until the process ends, or a None comes out of the inbox."""
-        self.send(slotwire.READY)
+        self.send(slotwire.READY, slotwire.OWN_VERSION)
         while (batch := self._inbox.get()) is not None:
             self._run_batch(batch)
             self.mend()
