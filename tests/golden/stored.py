@@ -49,11 +49,11 @@ def home(folder: Path) -> Iterator[None]:
 
 
 WORK: Final = Work(
-    1, "k0123456789ab", 2**62 + 1, 2, Profile("c" * 32, "area", ("b" * 32,), "i" * 32, "a" * 32, 1.5, 2**30, False, True,
+    2, "k0123456789ab", 2**62 + 1, 2, Profile("c" * 32, "area", ("b" * 32,), "i" * 32, "a" * 32, 1.5, 2**30, False, True,
     State("k1", "k2", True)), 0.25, True, 3, (BlobRef(1, "x-1", 2**40, "/dev/shm/x"),),
 )  # fmt: skip
 REPORT: Final = Report(
-    1, 2**62 + 1, 0, 3, "barn", 1, (Mark(1, Kind.CRASHED, "died", 3, 9, ("last", "lines"), 2**31), Mark(2, Kind.RETURNED)),
+    2, 2**62 + 1, 0, 3, "barn", 1, (Mark(1, Kind.CRASHED, "died", 3, 9, ("last", "lines"), 2**31), Mark(2, Kind.RETURNED)),
     0.5, 0.25, (BlobRef(0, "x-0", 4096),),
 )  # fmt: skip
 LANE: Final = Lane((Need("cpus", "=", "2"), Need("latex"), Need("mem", ">=", "8GiB")), "3.11", -5)

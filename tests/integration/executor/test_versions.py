@@ -30,7 +30,7 @@ from farmhand.model.peers import check_peer
 from farmhand.model.version import VERSION
 from farmhand.node import lanes
 
-NEXT = messages.PROTOCOL + 1
+OWN, NEXT = messages.PROTOCOL, messages.PROTOCOL + 1
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,7 @@ def wait_for(true: Callable[[], object], what: str) -> None:
 
 def test_a_client_of_a_newer_protocol(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "PROTOCOL", NEXT)
-    wanted = (
-        rf"the farm at \S+ runs Farmhand {VERSION} \(protocol 1\), this client .*protocol {NEXT}.*: update the farm at"
-    )
+    wanted = rf"the farm at \S+ runs Farmhand {VERSION} \(protocol {OWN}\), this client .*protocol {NEXT}.*: update the farm at"
     with pytest.raises(errors.VersionMismatch, match=wanted):
         Farm(line)
 
@@ -114,7 +112,8 @@ def test_a_node_takes_no_work_from_a_farm_of_another_protocol(
     said = [text for text in caplog.messages if "no work is taken" in text]
     assert len(said) == 1
     assert (
-        f"runs Farmhand 7.7 (protocol {NEXT}), node barn Farmhand {VERSION} (protocol 1): update node barn" in said[0]
+        f"runs Farmhand 7.7 (protocol {NEXT}), node barn Farmhand {VERSION} (protocol {OWN}): update node barn"
+        in said[0]
     )
 
 
@@ -147,7 +146,7 @@ def test_beats_and_work_of_another_protocol(embedded: EmbeddedFarm) -> None:
 
     report = asyncio.run(meet())
     assert (report.token, report.first, report.count) == (77, 0, 2)
-    assert all("the client runs protocol 2" in mark.text and VERSION in mark.text for mark in report.marks)
+    assert all(f"the client runs protocol {NEXT}" in mark.text and VERSION in mark.text for mark in report.marks)
     assert pack(report)
     log = embedded.folder.logs / "steward.log"
     wait_for(lambda: log.read_text().count("ses.k7.beat is left out"), "the steward says so")
@@ -184,4 +183,4 @@ def test_farmhand_is_updated_while_a_node_runs(tmp_path: Path, monkeypatch: pyte
         assert node()["version"] == "7.7"
         assert farm._embedded is not None
         said = "".join(path.read_text() for path in farm._embedded.folder.logs.glob("node-*.log"))
-        assert f"slot 0 runs Farmhand 7.7 (protocol 1), its agent {VERSION} (protocol 1)" in said
+        assert f"slot 0 runs Farmhand 7.7 (protocol {OWN}), its agent {VERSION} (protocol {OWN})" in said

@@ -13,6 +13,7 @@ from farmhand.model import messages, peers
 from farmhand.model.messages import Profile, Report, Work, encode
 from farmhand.model.outcome import Kind
 
+OWN, NEXT = messages.PROTOCOL, messages.PROTOCOL + 1
 HEADS = {"read_preamble", "read_work_head", "read_report_head"}
 STRUCTS = {name: EXAMPLES[name] for name in sorted(set(CODECS) - HEADS - {"read_holdings"})}
 
@@ -62,9 +63,10 @@ def test_the_last_fields_that_are_not_optional_are_these() -> None:
 def test_who_is_older_is_told_to_be_updated() -> None:
     peers.check_peer("the farm", "9", messages.PROTOCOL, "this client")
     with pytest.raises(
-        errors.VersionMismatch, match=r"the farm runs Farmhand 9.0 \(protocol 2\), this client .*: update this client$"
+        errors.VersionMismatch,
+        match=rf"the farm runs Farmhand 9.0 \(protocol {NEXT}\), this client .*: update this client$",
     ):
-        peers.check_peer("the farm", "9.0", 2, "this client")
+        peers.check_peer("the farm", "9.0", NEXT, "this client")
     with pytest.raises(
         errors.VersionMismatch, match=r"the farm runs Farmhand 0.0.1 \(protocol 0\), .*: update the farm$"
     ):
@@ -72,17 +74,18 @@ def test_who_is_older_is_told_to_be_updated() -> None:
 
 
 def test_work_of_another_protocol_can_be_refused_whatever_is_in_it() -> None:
-    strange = encode([2, "k1", 7, 3, "no profile", None])
-    assert peers.readable_work(strange) == Work(2, "k1", 7, 3, Profile(""))
-    assert peers.readable_work(encode(EXAMPLES["read_work"])) == EXAMPLES["read_work"]
+    strange = encode([NEXT, "k1", 7, 3, "no profile", None])
+    assert peers.readable_work(strange) == Work(NEXT, "k1", 7, 3, Profile(""))
+    good = msgspec.structs.replace(EXAMPLES["read_work"], protocol=OWN)
+    assert peers.readable_work(encode(good)) == good
     with pytest.raises(errors.BadMessage):
-        peers.readable_work(encode([2, "k1"]))
+        peers.readable_work(encode([OWN, "k1"]))
 
 
 def test_a_report_of_another_protocol_ends_its_tasks() -> None:
-    found = peers.readable_report(encode([2, 7, 4, 2, "barn", 1, "no marks"]))
+    found = peers.readable_report(encode([NEXT, 7, 4, 2, "barn", 1, "no marks"]))
     assert (found.protocol, found.token, found.first, found.count, found.node) == (messages.PROTOCOL, 7, 4, 2, "barn")
     assert [(mark.index, mark.kind) for mark in found.marks] == [(4, Kind.REFUSED), (5, Kind.REFUSED)]
-    assert "node barn runs protocol 2" in found.marks[0].text
+    assert f"node barn runs protocol {NEXT}" in found.marks[0].text
     good = Report(messages.PROTOCOL, 7, 0, 1, "barn", 0)
     assert peers.readable_report(encode(good)) == good
