@@ -98,11 +98,11 @@ class ThreadSlot(SlotProcess):
         if work is None or self._over:
             return
         self._over = True
+        # After what the thread said before, which waits on the loop, and before its own end, which may come at once.
+        self._loop.call_soon(self._end, GIVEN_UP)
         work.give_up()
         if work.busy:
             self._slots.give_up(self._thread)
-        # After what the thread said before, which waits on the loop.
-        self._loop.call_soon(self._end, GIVEN_UP)
 
     def _end(self, why: str) -> None:
         if self._work is not None:
