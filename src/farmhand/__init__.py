@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
+    from farmhand.node.inprocess import join
 
     __version__ = VERSION
 
 __all__ = [
     "AsyncFarm", "Environment", "Farm", "FarmFuture", "Pool", "Retry", "Session", "SessionOptions", "__version__", "errors",
+    "join",
 ]  # fmt: skip
 
 _WHERE = {
@@ -40,6 +42,7 @@ _WHERE = {
     "SessionOptions": ("farmhand.client.options", "SessionOptions"),
     "__version__": ("farmhand.model.version", "VERSION"),
     "errors": ("farmhand.errors", ""),
+    "join": ("farmhand.node.inprocess", "join"),
 }
 
 

@@ -19,6 +19,7 @@
     │   └── PlaintextRefused                    off loopback without TLS
     ├── FarmNotRunning, FarmRunning, FarmNotEmpty   `farmhand` was asked for what this farm's state does not allow
     ├── BackupDamaged                           this file is no whole backup of a farm; nothing was changed
+    ├── NodeStuck                               a node without processes has too many tasks that it cannot stop; start it again
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
     ├── SessionUnknown                          no named session has this name; or it was removed
     ├── SessionFull                             a named session has stored as much as it may
@@ -46,7 +47,13 @@ The first line of a class's docstring is its message when it is raised without o
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor, CancelledError
-from concurrent.futures.process import BrokenProcessPool
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except ImportError:  # a device whose Python has no multiprocessing
+
+    class BrokenProcessPool(BrokenExecutor):  # type: ignore[no-redef]
+        """Stands in for the standard library's."""
 
 
 class FarmhandError(Exception):
@@ -158,6 +165,10 @@ class FarmNotEmpty(FarmhandError):
 
 class BackupDamaged(FarmhandError):
     """This file is no whole backup of a farm."""
+
+
+class NodeStuck(FarmhandError):
+    """Too many tasks that this node has given up still run in its process: it has left the farm; start it again."""
 
 
 class VersionMismatch(FarmhandError):

@@ -14,10 +14,11 @@ from tests.docs.generated import COMMAND, PARTS, SOURCE, with_part
 from tests.docs.markdown import DOCS, rows, section
 
 import farmhand
-from farmhand import AsyncFarm, Environment, Farm, FarmFuture, Retry, Session, SessionOptions, errors
+from farmhand import AsyncFarm, Environment, Farm, FarmFuture, Retry, Session, SessionOptions, errors, join
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
 from farmhand.engine import streams
 from farmhand.model import limits, messages
+from farmhand.node.inprocess import InProcessNode
 from farmhand.security.permissions import Role
 
 PYTHON = DOCS / "reference" / "python.md"
@@ -46,6 +47,9 @@ SIGNATURES = {
     "FarmFuture.kill": FarmFuture.kill,
     "Environment": Environment,
     "Retry": Retry,
+    "join": join,
+    "InProcessNode.wait": InProcessNode.wait,
+    "InProcessNode.leave": InProcessNode.leave,
 }
 
 

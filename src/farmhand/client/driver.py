@@ -36,6 +36,7 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
 from farmhand.model.needs import Lane
+from farmhand.model.peers import readable_report
 
 log = logging.getLogger("farmhand.client")
 
@@ -238,7 +239,7 @@ class Driver(Link):
         self.bytes_in += len(data)
         try:
             header, body = messages.split(data)
-            report = messages.read_report(header)
+            report = readable_report(header)
         except errors.BadMessage as error:
             log.warning("a report cannot be read: %s", error)
             return

@@ -98,9 +98,10 @@ class _View(Executor):
         Raises: `BadNeed`, `BadOption`.
         """
         recipe = self._farm._options.recipe if env is None else as_recipe(env)
+        kept = as_state(state, self._farm.session)
         given = TaskOptions(
-            lane=own_lane(needs, priority, recipe), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
-            state=as_state(state, self._farm.session), recipe=recipe,
+            lane=own_lane(needs, priority, recipe, process=kept.process), retry=as_retry(retries),
+            timeout=as_timeout(timeout), name=as_name(name), state=kept, recipe=recipe,
         )  # fmt: skip
         return FarmView(self._farm, given)
 

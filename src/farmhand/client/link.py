@@ -19,8 +19,7 @@ from farmhand import errors
 from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection, Options
 from farmhand.home.process import new_loop
-from farmhand.model import limits, messages
-from farmhand.model.version import VERSION
+from farmhand.model import limits
 
 if TYPE_CHECKING:
     from farmhand.client.futures import FarmFuture
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from farmhand.core.tasks import Counts, Group, Task
     from farmhand.engine.stored import Publisher
     from farmhand.model.named import SessionState
+from farmhand.model.peers import check_peer
 
 log = logging.getLogger("farmhand.client")
 
@@ -195,11 +195,8 @@ class Link:
     async def _greet(self) -> None:
         """The steward's answer tells versions. It may be starting."""
         self.farm = await self.request("hello", timeout=limits.EMBEDDED_START_S)
-        if self.farm["protocol"] != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
-                f"(protocol {messages.PROTOCOL}); update the older one"
-            )
+        address = self.connection.options.address
+        check_peer(f"the farm at {address}", self.farm["version"], self.farm["protocol"], "this client")
 
     async def request(self, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
         """A request to the steward, as `ask_steward` makes it."""

@@ -14,7 +14,7 @@ from farmhand.model import messages
 from farmhand.model.environment import Recipe
 from farmhand.model.messages import Profile, State
 from farmhand.model.named import SessionRequest
-from farmhand.model.needs import Lane, Need, parse_need, quantity
+from farmhand.model.needs import PROCESS, Lane, Need, parse_need, quantity
 from farmhand.model.retry import Retry
 from farmhand.model.span import parse_span
 from farmhand.model.version import VERSION
@@ -80,17 +80,20 @@ def as_state(state: Any, session: str) -> State:
     return known[state]
 
 
-def own_lane(needs: Iterable[str] = (), priority: Any = 0, recipe: Recipe | None = None) -> Lane:
-    """The lane of Python calls of this interpreter's version with these needs. Raises `BadNeed`, `BadOption`.
+def own_lane(
+    needs: Iterable[str] = (), priority: Any = 0, recipe: Recipe | None = None, *, process: bool = False
+) -> Lane:
+    """The lane of Python calls of this interpreter's version with these needs, and a `process` for each call if wanted.
 
-    A recipe that names its Python can be followed by nodes of any version.
+    A recipe that names its Python can be followed by nodes of any version. Raises: `BadNeed`, `BadOption`.
     """
     if isinstance(needs, str):
         raise errors.BadOption(f"needs={needs!r}: write a list, for example needs=[{needs!r}]")
     if type(priority) is not int or not -100 <= priority <= 100:
         raise errors.BadOption(f"priority={priority!r}: a whole number from -100 to 100; higher runs first")
     python = "" if recipe is not None and recipe.python else f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Lane(tuple(sorted(_parse(need) for need in needs)), python, priority)
+    wanted = {_parse(need) for need in needs} | ({Need(PROCESS)} if process or recipe is not None else set())
+    return Lane(tuple(sorted(wanted)), python, priority)
 
 
 def _parse(need: object) -> Need:

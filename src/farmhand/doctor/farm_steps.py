@@ -20,6 +20,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.home import paths
 from farmhand.home.login import tls_context
 from farmhand.model import messages
+from farmhand.model.peers import mismatch
 from farmhand.model.version import VERSION
 from farmhand.security.nkeys import KeyPair
 from farmhand.security.permissions import Role, inbox_prefix
@@ -119,9 +120,8 @@ async def versions(patient: Patient) -> str:
     """Whether all parts are of one version, and a node offers the Python that this client pickles with."""
     hello = await ask_steward(patient.open_connection, "hello", timeout=ANSWER_S)
     if hello["protocol"] != messages.PROTOCOL:
-        raise Fault(
-            f"the farm speaks protocol {hello['protocol']}, this client {messages.PROTOCOL}", "update the older one"
-        )
+        said, _, action = mismatch("the farm", hello["version"], hello["protocol"], "this client").rpartition(": ")
+        raise Fault(said, action)
     parts = {"this client": VERSION, "the steward": hello["version"]}
     parts |= {f"node {node['name']}": node["version"] for node in patient.status["nodes"]}
     if len(set(parts.values())) > 1:

@@ -130,9 +130,10 @@ class Connection:
                     self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05)
                 )
                 return
-            except errors.EngineTooOld:
+            except errors.EngineTooOld as error:
                 if not retry_forever:
                     raise
+                log.warning("%s; trying on", error)
             except errors.CredentialRefused:
                 # While the engine reads its users again, it may refuse a good credential for a moment.
                 refusals += 1

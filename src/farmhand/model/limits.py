@@ -59,6 +59,7 @@ RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
 BEAT_S: Final = 0.5  # a node's and a session's heartbeat
 NODE_SILENCE_S: Final = 3.0  # six missed heartbeats: frozen or unplugged
 NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to heal
+STOPPED_S: Final = 1.5  # whose timer is so late stood still: its machine slept, or somebody stopped it
 ANNOUNCE_S: Final = (
     5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
 )
@@ -88,6 +89,7 @@ TAIL_BYTES: Final = 8192
 OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the rest is counted
 OUTPUT_LINE_BYTES: Final = 8192
 OUTPUT_UNSTORED_BYTES_MAX: Final = 8 * MB  # printed while the engine is away; lines beyond it are counted
+GIVEN_UP_MAX: Final = 8  # threads of tasks that a node without processes gave up: with more that still run, it ends
 MEMORY_CHECK_S: Final = 0.2  # how often a task with a memory need is measured
 
 # ---- environments

@@ -88,6 +88,33 @@ class Report(msgspec.Struct, array_like=True):
     origin: tuple[Run, ...] = ()  # as in the work
 
 
+class Preamble(msgspec.Struct):
+    """What each beat and request to the steward begins with, whatever else its version has in it."""
+
+    protocol: int
+    version: str = ""
+
+
+class WorkHead(msgspec.Struct, array_like=True):
+    """The beginning of a `Work` of any protocol."""
+
+    protocol: int
+    session: str
+    token: int
+    count: int
+
+
+class ReportHead(msgspec.Struct, array_like=True):
+    """The beginning of a `Report` of any protocol."""
+
+    protocol: int
+    token: int
+    first: int
+    count: int
+    node: str
+    slot: int
+
+
 class Started(msgspec.Struct, array_like=True):
     """On `ses.<session>.run.<node>`: index `index` of the batch is running now."""
 
@@ -304,6 +331,9 @@ class Codec(Generic[T]):
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
+read_preamble: Final = Codec(Preamble)
+read_work_head: Final = Codec(WorkHead)
+read_report_head: Final = Codec(ReportHead)
 read_work: Final = Codec(Work)
 read_report: Final = Codec(Report)
 read_started: Final = Codec(Started)

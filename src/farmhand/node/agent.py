@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, NodeBeat, Report, Work
 from farmhand.model.outcome import Kind, Mark
+from farmhand.model.peers import mismatch, readable_work
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
@@ -55,6 +56,7 @@ class Config(msgspec.Struct, kw_only=True):
     capabilities: dict[str, str]
     grace: float = limits.GRACE_S
     options: Options
+    in_process: bool = False  # the slot is a thread here: any child process is somebody else's
 
 
 class Cargo(msgspec.Struct):
@@ -71,8 +73,10 @@ class Cargo(msgspec.Struct):
 class Agent:
     """One incarnation of a node. `run` returns True when the steward has disowned it and a new one must take its place."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, new_slot: Callable[..., SlotProcess] = SlotProcess) -> None:
+        """`new_slot` makes a slot; it takes what `SlotProcess` takes."""
         self.config = config
+        self._new_slot = new_slot
         self.incarnation = secrets.token_hex(6)
         self._taken = 0  # messages
         self._epoch = ""  # of the farm, see `Connection.epoch`
@@ -129,8 +133,9 @@ class Agent:
         for slot in self.slots.values():
             slot.close()
         self.dressing.venvs.close()
-        for stray in processes.adopted():
-            processes.kill(stray)
+        if not self.config.in_process:
+            for stray in processes.adopted():
+                processes.kill(stray)
         if hasattr(self, "connection"):
             await self.connection.close()
 
@@ -207,7 +212,7 @@ class Agent:
     async def start_slot(self, number: int, place: Place | None = None) -> bool:
         """A new process for a slot, in an environment or the node's own Python. False: it is tried again later, in the latter."""
         config = self.config
-        self.slots[number] = slot = SlotProcess(
+        self.slots[number] = slot = self._new_slot(
             number, config.spool, config.cache, self._on_slot_frame, self.on_slot_exit, place
         )
         try:
@@ -232,10 +237,20 @@ class Agent:
         elif kind == slotwire.RETRACTED:
             token, first = map(int, payload.split())
             self.carry_out(self.holder.on_retracted(slot.number, token, first, self._loop.time()))
+        elif kind == slotwire.READY and payload != slotwire.OWN_VERSION:
+            self._on_other_version(slot, payload)
         elif kind == slotwire.READY:
             slot.ready = True
             self._respawn_s.pop(slot.number, None)
             self.carry_out(self.holder.on_slot_ready(slot.number, self._loop.time()))
+
+    def _on_other_version(self, slot: SlotProcess, payload: bytes) -> None:
+        """Farmhand was updated under us: whoever keeps this process alive starts it again, with the new one."""
+        theirs, ours = payload.decode(errors="replace"), slotwire.OWN_VERSION.decode()
+        log.error("slot %d runs Farmhand %s, its agent %s: Farmhand was updated while this node ran; it starts again",
+                  slot.number, theirs or "of unknown version", ours)  # fmt: skip
+        if not self.holder.leaving:
+            self.spawn(self.leave())
 
     def on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
         """A slot's process is dead."""
@@ -333,7 +348,7 @@ class Agent:
         sequence, pending = int(parts[-4]), int(parts[-1])
         try:
             header, _ = messages.split(msg.data)
-            work = messages.read_work(header)
+            work = readable_work(header)
         except errors.BadMessage as error:
             log.warning("a work message in lane %s cannot be read: %s", lane, error)
             self.connection.publish(msg.reply, b"+TERM")
@@ -377,14 +392,19 @@ class Agent:
     def _start(self, held: holding.Held) -> None:
         work = held.work
         if work.protocol != messages.PROTOCOL:
-            self._refuse(
-                held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one"
-            )
+            self._refuse(held, mismatch("the client", "", work.protocol, f"node {self.config.name}"))
             return
         if len(held.dropped) == work.count:  # nothing of it is wanted any more, and its data may be gone already
             self._refuse(held, "", Kind.KILLED)
             return
         profile = work.profile
+        if (
+            profile.state.process or profile.environment
+        ) and self.config.in_process:  # its client did not ask for a process
+            self._refuse(
+                held, f"node {self.config.name} has no processes, and the task asks for one (state='process' or env=)"
+            )
+            return
         hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
         wanted = [code for code in hashes if code]
         if self.cache.missing(wanted) or work.blobs or not self.dressing.fits(held):
@@ -427,7 +447,7 @@ class Agent:
         slot = self.slots[number]
         held.cargo.slot = number
         results = self.spool.results(held.cargo.name)
-        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt)
+        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt, held.cpus)
         slot.run(run, work, held.cargo.frame)
         self.watch.begin(held, slot)
 
@@ -466,7 +486,9 @@ class Agent:
 
     def _on_tick(self) -> None:
         now = self._loop.time()
-        processes.reap_adopted()
+        self.watch.look()
+        if not self.config.in_process:
+            processes.reap_adopted()
         effects = self.holder.on_tick(now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
@@ -497,7 +519,7 @@ class Agent:
             config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
             self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
             self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),
-            tuple(slot.pid for slot in self.slots.values()), sum(slot.ready for slot in self.slots.values()),
+            tuple(slot.pid for slot in self.slots.values() if slot.pid), sum(slot.ready for slot in self.slots.values()),
         )  # fmt: skip
         self.connection.publish(subjects.beat_of_node(config.node), messages.encode(beat))
 

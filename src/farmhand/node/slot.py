@@ -1,4 +1,4 @@
-"""A slot: a child process of a node that runs one task at a time.
+"""A slot: a child process of a node that runs one task at a time. (`slotthread` has the one that is a thread.)
 
 The main thread runs user code and nothing else may block it. A reader thread takes frames from the agent, so that the
 agent can take back what has not started and collect what is done while a task runs. The claim on a task is the removal
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import mmap
 import os
 import queue
 import signal
@@ -21,7 +20,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 import msgspec
 
@@ -36,6 +35,10 @@ from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
 from farmhand.node import environment, slotwire
 from farmhand.node.output import Printer
+from farmhand.node.threads import Threads
+
+if TYPE_CHECKING:
+    import mmap
 
 _FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
 _MARK_CHARS: Final = 300  # of an exception's own words
@@ -67,24 +70,36 @@ class Batch:
         self.flush_at = 0.0
 
 
-class Slot:
-    """The process's state. `serve` never returns: the process ends when the agent closes the pipe or kills it."""
+class Sink(Protocol):
+    """Where frames go."""
 
-    def __init__(self, number: int, cache: Path, progress: Path, source: BinaryIO, sink: BinaryIO) -> None:
+    def write(self, data: bytes, /) -> object:
+        """Take a whole frame."""
+
+    def flush(self) -> object:
+        """Send it on."""
+
+
+class Slot:
+    """The slot's state. In a process `serve` never returns: it ends when the agent closes the pipe or kills it.
+
+    `progress` has room for `slotwire.PROGRESS`; the agent looks at it.
+    """
+
+    def __init__(self, number: int, cache: Path, progress: mmap.mmap | bytearray, sink: Sink) -> None:
         self.number = number
         self._cache = cache
-        self._source = source
         self._sink = sink
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()  # of the batch's results
-        self._inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None  # what the agent gave last, also while the main thread has not begun with it
         self._loader = Loader(cache)
-        self._progress = _map_progress(progress)
+        self._progress = progress
         self._reader = ("", "")  # an environment, and the minor version of its client when that is another than ours
         self._initialized = ("", "")  # whose initializer ran last, and its error text
         self.printer = Printer(self._send_output)
-        self._descriptors = Descriptors()
+        self.frames = slotwire.Frames(self._on_frame)  # what the agent says goes in here
 
     # ---- frames
 
@@ -98,12 +113,11 @@ class Slot:
     def _send_output(self, index: int, lines: tuple[tuple[int, str], ...], dropped: int) -> None:
         self.send(slotwire.OUTPUT, _encode(slotwire.SlotOutput(index, lines, dropped)))
 
-    def read_forever(self) -> None:
+    def read_forever(self, source: BinaryIO) -> None:
         """The reader thread. The end of the pipe is the end of the agent, and so of this process and its children."""
-        frames = slotwire.Frames(self._on_frame)
         with contextlib.suppress(OSError, ValueError):
-            while data := os.read(self._source.fileno(), 1 << 18):
-                frames.feed(data)
+            while data := os.read(source.fileno(), 1 << 18):
+                self.frames.feed(data)
         end_process_group()
 
     def _on_frame(self, kind: int, payload: bytes) -> None:
@@ -134,13 +148,21 @@ class Slot:
     # ---- running
 
     def serve(self) -> None:
-        """Run batches until the process ends."""
-        self.send(slotwire.READY)
-        while True:
-            self._run_batch(self._inbox.get())
+        """Run batches until the process ends, or a None comes out of the inbox."""
+        self.send(slotwire.READY, slotwire.OWN_VERSION)
+        while (batch := self._inbox.get()) is not None:
+            self._run_batch(batch)
+            self.mend()
+
+    def grant(self, cpus: int) -> None:
+        """Before each batch: its tasks have so many."""
+
+    def mend(self) -> None:
+        """After each batch: put right what tasks may have broken."""
 
     def _run_batch(self, batch: Batch) -> None:
         self.printer.install()
+        self.grant(batch.run.cpus)
         try:
             batch.entries = unpack_values(batch.body)
             code = self._prepare(batch.work.session, batch.work.profile)
@@ -163,7 +185,6 @@ class Slot:
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
-        self._descriptors.mend()
 
     def _run_one(self, batch: Batch, code: Loaded, index: int) -> None:
         """One call, from its entry to its packed result. Whatever it raises is its result."""
@@ -369,6 +390,24 @@ def _open_sink(descriptor: int) -> BinaryIO:
     return moved
 
 
+class _ProcessSlot(Slot):
+    """A slot that has a process to itself."""
+
+    _descriptors: Descriptors
+    _threads: Threads
+
+    def serve(self) -> None:
+        self._descriptors = Descriptors()
+        self._threads = Threads()
+        super().serve()
+
+    def grant(self, cpus: int) -> None:
+        self._threads.set(cpus)
+
+    def mend(self) -> None:
+        self._descriptors.mend()
+
+
 class Descriptors:
     """Standard input, output and error of this process: put back when a task has closed them."""
 
@@ -386,6 +425,8 @@ class Descriptors:
 
 
 def _map_progress(path: Path) -> mmap.mmap:
+    import mmap
+
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), slotwire.PROGRESS.size)
 
@@ -427,9 +468,9 @@ def main() -> None:
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(file=2, all_threads=False)
     environment.forget_large_pages()
-    slot = Slot(int(options.number), Path(options.cache), Path(options.progress), source, sink)
+    slot = _ProcessSlot(int(options.number), Path(options.cache), _map_progress(Path(options.progress)), sink)
     slot.printer.install()
-    threading.Thread(target=slot.read_forever, name="farmhand-reader", daemon=True).start()
+    threading.Thread(target=slot.read_forever, args=(source,), name="farmhand-reader", daemon=True).start()
     slot.serve()
 
 

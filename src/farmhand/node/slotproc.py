@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,16 +19,22 @@ from farmhand.node.output import Budget
 from farmhand.node.slotpipes import Pipes, launch
 from farmhand.node.venvs import Place
 
+if TYPE_CHECKING:
+    import mmap
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a slot's process ended."""
+    """How a slot's process ended. `why`: in words, of a slot that is none."""
 
     code: int | None
     signal: int | None
+    why: str = ""
 
     def __str__(self) -> str:
+        if self.why:
+            return self.why
         if self.signal is None:
             return f"exit code {self.code}"
         return f"killed by {processes.signal_name(self.signal)}"
@@ -55,12 +62,14 @@ class SlotProcess:
         self._on_exit = on_exit
         self._frames = slotwire.Frames(lambda kind, payload: self._on_frame(self, kind, payload))
         self._pipes: Pipes | None = None
-        self._progress: mmap.mmap | None = None
+        self._progress: mmap.mmap | bytearray | None = None
         self._rest = {1: b"", 2: b""}  # printed, and not yet a whole line
         self._budget = Budget()
 
     async def start(self) -> None:
         """Spawn the process. Raises `OSError` when that fails."""
+        import mmap
+
         path = self._folder / f"progress-{self.number}"
         path.write_bytes(slotwire.PROGRESS.pack(-1, 0))
         with path.open("r+b") as file:

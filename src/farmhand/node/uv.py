@@ -17,7 +17,7 @@ from typing import Final
 from farmhand import errors
 from farmhand.model import limits
 from farmhand.node import processes
-from farmhand.node.threads import on_thread
+from farmhand.node.aside import on_thread
 
 # What pip reads and uv does not, for machines that are set up for pip. uv's own variables win.
 _FROM_PIP: Final = {

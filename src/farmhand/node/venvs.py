@@ -35,8 +35,8 @@ from farmhand import errors
 from farmhand.home.lock import Holder, Lock, holder
 from farmhand.model import limits
 from farmhand.model.environment import Recipe
+from farmhand.node.aside import on_thread
 from farmhand.node.support import OWN_PACKAGES
-from farmhand.node.threads import on_thread
 from farmhand.node.uv import Uv
 from farmhand.security.private_files import make_private_folder
 

@@ -25,6 +25,7 @@ from farmhand.model.named import (
     read_session_request,
     read_stop_request,
 )
+from farmhand.model.peers import check_peer
 from farmhand.model.version import VERSION
 from farmhand.security.permissions import check_name
 from farmhand.steward.named import Care, Kept
@@ -101,11 +102,7 @@ class Caretaker:
 
     async def get(self, request: SessionRequest) -> Kept:
         """As `session`: the one that was found or made."""
-        if request.protocol != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
-                f"(protocol {request.protocol}); update the older one"
-            )
+        check_peer("the client", request.version, request.protocol, "the farm")
         check_name(request.name)
         await self._loaded.wait()
         async with self._making:

@@ -28,6 +28,7 @@ from farmhand.model.messages import Control, SessionBeat, Work
 from farmhand.model.named import About, Block, Failed, Place, SessionState, Settled, read_block, read_settled, runs_of
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import STOPPED, BlobRef
+from farmhand.model.peers import readable_report, readable_work
 from farmhand.model.version import VERSION
 
 log = logging.getLogger("farmhand.steward")
@@ -101,7 +102,7 @@ class Kept:
         await reports.start()
         await reports.caught_up()
         for _, data in self._early:
-            core.claim_report(messages.read_report(messages.split(data)[0]))
+            core.claim_report(readable_report(messages.split(data)[0]))
         blocks = self._reader(subjects.SESSION, subjects.backlog(session_id, "*"), self._on_block, core.low)
         await blocks.start()
         await blocks.caught_up()
@@ -128,7 +129,7 @@ class Kept:
         while message := await streams.message_at(
             self._care.connection, subjects.WORK, at, subjects.work("*", self.id)
         ):
-            self.core.claim_work(messages.read_work(messages.split(message.data)[0]), message.sequence)
+            self.core.claim_work(readable_work(messages.split(message.data)[0]), message.sequence)
             at = message.sequence + 1
 
     def close(self) -> None:
@@ -283,7 +284,7 @@ class Kept:
             return
         try:
             header, body = messages.split(data)
-            report = messages.read_report(header)
+            report = readable_report(header)
             entries = _cut(body) if len(body) else []
         except (errors.BadMessage, msgspec.MsgspecError) as error:
             log.warning("a report cannot be read: %s", error)

@@ -21,7 +21,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
-from farmhand.model.messages import Answer, Gone, LaneRequest
+from farmhand.model.messages import Answer, Gone
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 from farmhand.steward import census
@@ -30,6 +30,7 @@ from farmhand.steward.enrolment import Enrolment
 from farmhand.steward.explain import explain
 from farmhand.steward.failures import Failures
 from farmhand.steward.named import Care
+from farmhand.steward.peers import Peers
 from farmhand.steward.queues import queues_report
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
@@ -45,6 +46,7 @@ class Steward:
 
     def __init__(self, farm: Options, system: Options | None, enrolment: Enrolment | None) -> None:
         self.membership = membership.Membership()
+        self._peers = Peers()
         self.connection: Connection
         self.publisher: Publisher
         self._farm_options = farm
@@ -176,13 +178,17 @@ class Steward:
     # ---- what others say
 
     def _on_node_beat(self, msg: Msg) -> None:
-        self._apply(self.membership.on_node_beat(messages.read_node_beat(msg.data), self._loop.time()))
+        beat = self._peers.read(msg, messages.read_node_beat)
+        if beat is not None:
+            self._apply(self.membership.on_node_beat(beat, self._loop.time()))
 
     def _on_node_bye(self, msg: Msg) -> None:
         self._apply(self.membership.on_node_bye(msg.subject.split(".")[1], bytes(msg.data).decode()))
 
     def _on_session_beat(self, msg: Msg) -> None:
-        self._apply(self.membership.on_session_beat(messages.read_session_beat(msg.data), self._loop.time()))
+        beat = self._peers.read(msg, messages.read_session_beat)
+        if beat is not None:
+            self._apply(self.membership.on_session_beat(beat, self._loop.time()))
 
     def _on_disconnect(self, msg: Msg) -> None:
         """The engine says that a connection has closed; 3 ms after a kill."""
@@ -197,7 +203,7 @@ class Steward:
         while True:
             await asyncio.sleep(0.1)
             now = self._loop.time()
-            stopped = now - late_at > limits.NODE_SILENCE_S / 2
+            stopped = now - late_at > limits.STOPPED_S
             deaf = now - self.connection.heard_at > _ENGINE_SILENCE_S
             if stopped or deaf or not self.connection.connected:  # not the fault of those who are silent
                 self.membership.on_blind(now)
@@ -284,14 +290,10 @@ class Steward:
                 "slots": sum(n.beat.slots for n in self.membership.nodes.values()), "pythons": self.membership.pythons()}  # fmt: skip
 
     async def _make_lane(self, msg: Msg) -> Any:
-        request: LaneRequest = messages.read_lane_request(msg.data)
-        if request.protocol != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
-                f"(protocol {request.protocol}); update the older one"
-            )
-        await self._ensure_lane(request.lane)
-        return {"state": self.membership.lanes[request.lane.id], "pythons": self.membership.pythons()}
+        self._peers.check(msg.data, "the client")
+        lane = messages.read_lane_request(msg.data).lane
+        await self._ensure_lane(lane)
+        return {"state": self.membership.lanes[lane.id], "pythons": self.membership.pythons()}
 
     async def _ensure_lane(self, lane: Lane) -> int:
         """Make a lane unless it is there; the slots that serve it."""
@@ -322,4 +324,5 @@ class Steward:
     async def _join(self, msg: Msg) -> Any:
         if self._enrolment is None:
             raise errors.CredentialRefused("this farm takes nobody in")
+        self._peers.check(msg.data, "the machine that wants to join")
         return await self._enrolment.join(messages.read_join(msg.data), self._system)

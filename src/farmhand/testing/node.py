@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from farmhand.core import holding
+from farmhand.core.pauses import Pauses
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Control, Gone, Holding, LaneTable, NodeBeat, Report, Started
@@ -47,6 +48,7 @@ class SimNode(Storing):
         self._changing: dict[
             int, holding.Held
         ] = {}  # slots whose process is ended for another environment, and for whom
+        self._pauses = Pauses(0.0)
         self._grace = grace
         self._ticking = False
 
@@ -60,6 +62,7 @@ class SimNode(Storing):
         self.publisher = Publisher(self)
         self._ticking = False
         self._changing.clear()
+        self._pauses = Pauses(self.world.schedule.now)
         for slot in self.slots:
             slot.start()
         self.on_connected()
@@ -261,8 +264,8 @@ class SimNode(Storing):
     def _check_timeout(self, held: holding.Held, slot: SimSlot) -> None:
         if held.state is not holding.HeldState.RUNNING or self.holder.by_slot.get(slot.number) is not held:
             return
-        timeout = held.work.profile.timeout
-        left = slot.began + timeout - self.world.schedule.now if slot.running >= 0 else timeout
+        timeout, now = held.work.profile.timeout, self.world.schedule.now
+        left = slot.began + timeout + self._pauses.since(slot.began, now) - now if slot.running >= 0 else timeout
         if slot.running >= 0 and left <= 1e-9:
             self.carry_out(self.holder.on_overtime(slot.number, slot.running, Kind.TIMED_OUT))
             left = timeout
@@ -316,6 +319,7 @@ class SimNode(Storing):
             self.check()
 
     def _tick(self) -> None:
+        self._pauses.look(self.world.schedule.now)
         effects = self.holder.on_tick(self.world.schedule.now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):

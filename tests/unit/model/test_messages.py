@@ -22,11 +22,14 @@ from farmhand.model.messages import (
     LaneTable,
     NodeBeat,
     Output,
+    Preamble,
     Profile,
     Report,
+    ReportHead,
     SessionBeat,
     Started,
     Work,
+    WorkHead,
     encode,
     pack,
     split,
@@ -37,6 +40,9 @@ from farmhand.model.outcome import BlobRef, Kind, Mark
 CODECS = {name: codec for name, codec in vars(messages).items() if isinstance(codec, Codec)}
 LANE = Lane((Need("gpu", "=", "1"),), "3.11", 2)
 EXAMPLES: dict[str, Any] = {
+    "read_preamble": Preamble(1, "v"),
+    "read_work_head": WorkHead(1, "k1", 5, 3),
+    "read_report_head": ReportHead(1, 5, 0, 2, "n", -1),
     "read_work": Work(
         1, "k1", 2**62, 3, Profile("c", "f", ("b",), timeout=1.5), 0.1, True, 2, (BlobRef(0, "x", 9),), numbers=(7,)
     ),
