@@ -20,6 +20,7 @@ from typing import Final, Protocol
 import msgspec
 
 from farmhand import errors
+from farmhand.engine.servers import Servers
 from farmhand.engine.tcp import Link, TcpLink, open_tcp, upgrade_to_tls
 from farmhand.engine.wire import CRLF, Msg, hpub_frame, pub_frame
 from farmhand.model import limits
@@ -43,9 +44,16 @@ class Signer(Protocol):
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """How to reach the engine and as whom. Times in seconds."""
+    """How to reach the engine and as whom. Times in seconds.
+
+    others: more of its servers. keep: told of all that are known now, when that changes. follow: False for who belongs to
+    one server and goes to no other.
+    """
 
     address: Address
+    others: tuple[Address, ...] = ()
+    keep: Callable[[tuple[Address, ...]], None] | None = None
+    follow: bool = True
     name: str
     inbox: str  # the prefix of this connection's private subjects
     signer: Signer | None = None
@@ -83,6 +91,8 @@ class Connection:
         self.server: dict[str, object] = {}  # the INFO of the server we are connected to
         self.on_connected: list[Callable[[], None]] = []  # called after every reconnect, never for the first connect
         self.on_disconnected: list[Callable[[], None]] = []
+        self.on_servers: list[Callable[[], None]] = []  # called when a server of the cluster has come or gone
+        self.servers = Servers(options.address, options.others)
         self.connected = False
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -123,12 +133,13 @@ class Connection:
     async def _connect_first(self, retry_forever: bool) -> None:
         deadline = self._loop.time() + self.options.connect_timeout
         wait, refusals = limits.RECONNECT_FIRST_S, 0
+        turns: list[Address] = []
         while True:
+            turns = turns or [self.servers.now, *self.servers.tries()[:-1]]
+            self.servers.now = turns.pop(0)
             left = deadline - self._loop.time()
             try:
-                await asyncio.wait_for(
-                    self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05)
-                )
+                await asyncio.wait_for(self._attempt(), self._patience if retry_forever else max(left, 0.05))
                 return
             except errors.EngineTooOld:
                 if not retry_forever:
@@ -141,9 +152,18 @@ class Connection:
             except (OSError, TimeoutError, errors.EngineUnreachable) as error:
                 if not retry_forever and self._loop.time() + wait >= deadline:
                     raise errors.EngineUnreachable(f"{self.options.address}: {str(error) or 'no answer'}") from error
+                if turns:
+                    continue
             log.info("engine %s not reached, trying again in %.2f s", self.options.address, wait)
             await asyncio.sleep(wait)
             wait = min(wait * 2, limits.RECONNECT_MAX_S)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for one try: with other servers to go to, a silent one must not take all the time."""
+        return min(
+            self.options.connect_timeout, limits.SERVER_TRY_S if self.servers.many else self.options.connect_timeout
+        )
 
     async def _attempt(self) -> None:
         """One try to connect, with the whole handshake. Leaves the connection up, or raises and leaves nothing behind."""
@@ -179,37 +199,38 @@ class Connection:
             if verb == b"-ERR":
                 text = rest.decode(errors="replace").strip("'")
                 if any(word in text.lower() for word in _AUTH_WORDS):
-                    raise errors.CredentialRefused(f"{self.options.address} as {self.options.name}: {text}")
-                raise errors.EngineUnreachable(f"{self.options.address}: {text}")
+                    raise errors.CredentialRefused(f"{self.servers.now} as {self.options.name}: {text}")
+                raise errors.EngineUnreachable(f"{self.servers.now}: {text}")
             if verb == b"EOF":
-                raise errors.EngineUnreachable(f"{self.options.address} closed the connection")
+                raise errors.EngineUnreachable(f"{self.servers.now} closed the connection")
 
     async def _open_link(self) -> Link:
-        if self.options.address.scheme in ("ws", "wss"):
+        if self.servers.now.scheme in ("ws", "wss"):
             from farmhand.engine.websocket import open_websocket
 
-            return await open_websocket(self, self.options.address, self.options.tls)
-        return await open_tcp(self, self.options.address)
+            return await open_websocket(self, self.servers.now, self.options.tls)
+        return await open_tcp(self, self.servers.now)
 
     async def _upgrade(self, link: Link) -> None:
         """TLS on top of TCP when the server or the address wants it."""
-        wants = self.server.get("tls_required") or self.options.address.scheme == "tls"
+        wants = self.server.get("tls_required") or self.servers.now.scheme == "tls"
         if not isinstance(link, TcpLink) or not wants:
             return
         if self.options.tls is None:
-            raise errors.CredentialRefused(f"{self.options.address} speaks TLS and no farm CA is known for it")
-        await upgrade_to_tls(link, self.options.tls, self.options.address.host)
+            raise errors.CredentialRefused(f"{self.servers.now} speaks TLS and no farm CA is known for it")
+        await upgrade_to_tls(link, self.options.tls, self.servers.now.host)
 
     def _take_info(self, verb: bytes, rest: bytes) -> None:
         """The server's first line. Raises `EngineUnreachable` when it is no NATS, `EngineTooOld`."""
         if verb != b"INFO":
-            raise errors.EngineUnreachable(f"{self.options.address} does not speak NATS")
+            raise errors.EngineUnreachable(f"{self.servers.now} does not speak NATS")
         self.server = msgspec.json.decode(rest)
+        self._learn()
         version = str(self.server.get("version", "0"))
         parts = tuple(int(p) for p in version.split("-", maxsplit=1)[0].split(".")[:2] if p.isdigit())
         if parts < SERVER_VERSION_MIN:
             wanted = ".".join(map(str, SERVER_VERSION_MIN))
-            raise errors.EngineTooOld(f"{self.options.address} runs nats-server {version}; {wanted} or later is needed")
+            raise errors.EngineTooOld(f"{self.servers.now} runs nats-server {version}; {wanted} or later is needed")
 
     def _connect_line(self) -> bytes:
         options = self.options
@@ -275,9 +296,21 @@ class Connection:
                 waiter.set_result(None)
         elif verb == b"INFO":
             self.server.update(msgspec.json.decode(rest))
+            self._learn()
         elif verb == b"-ERR":
             self._last_error = rest.decode(errors="replace").strip("'")
             log.warning("engine says: %s", self._last_error)
+
+    def _learn(self) -> None:
+        """What a server says of the others."""
+        known, options = self.servers.known, self.options
+        changed = self.servers.learn(self.server, follow=options.follow)
+        if options.keep is not None and set(known) != set(self.servers.known):
+            options.keep(self.servers.known)
+        if changed and self.connected:
+            log.info("the farm's servers are now %s", ", ".join(sorted(self.servers.living)))
+            for callback in list(self.on_servers):
+                callback()
 
     def on_lost(self, link: Link, exc: Exception | None) -> None:
         """For the link: it is closed. Callbacks are told once, and the way back begins."""
@@ -298,16 +331,21 @@ class Connection:
 
     async def _reconnect(self) -> None:
         wait = limits.RECONNECT_FIRST_S
+        turns: list[Address] = []
         while not self._closed:
+            turns = turns or self.servers.tries()
+            self.servers.now = turns.pop(0)
             try:
-                await asyncio.wait_for(self._attempt(), self.options.connect_timeout)
+                await asyncio.wait_for(self._attempt(), self._patience)
             except (OSError, TimeoutError, errors.FarmhandError) as error:
-                log.debug("reconnect failed: %s", error)
+                log.debug("reconnect to %s failed: %s", self.servers.now, error)
+                if turns:
+                    continue
                 jitter = 0.5 + secrets.randbelow(1000) / 1000
                 await asyncio.sleep(wait * jitter)
                 wait = min(wait * 2, limits.RECONNECT_MAX_S)
                 continue
-            log.info("connected to the engine again")
+            log.info("connected to the engine again, at %s", self.servers.now)
             for callback in list(self.on_connected):
                 callback()
             return

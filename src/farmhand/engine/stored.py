@@ -8,6 +8,7 @@ engine's dedupe window). A refusal is told apart from silence: full storage is `
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,7 @@ import msgspec
 
 from farmhand import errors
 from farmhand.engine.connection import Connection
+from farmhand.engine.streams import is_passing
 from farmhand.engine.wire import Msg
 from farmhand.model import limits
 
@@ -60,7 +62,8 @@ class Publisher:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._prefix = f"{connection.options.inbox}.st."
+        # Several sessions may have one credential, and so one inbox: an answer to one is none to the others.
+        self._prefix = f"{connection.options.inbox}.st{secrets.token_hex(6)}."
         self._next = 0
         self._waiting: dict[str, _Waiting] = {}
         self._room = asyncio.Event()
@@ -115,7 +118,7 @@ class Publisher:
     @property
     def stuck(self) -> bool:
         """The engine is there, and has stored nothing of ours for long: so it is when its disk is full. From any thread."""
-        connected = self._connection.connected
+        connected = self._connection.connected and not self._connection.servers.many  # a cluster may choose a leader
         return connected and bool(self._waiting) and self._loop.time() - self._answered_at > limits.STORE_STUCK_S
 
     async def wait_room(self) -> None:
@@ -148,6 +151,8 @@ class Publisher:
             return
         if ack.error is None:
             self._settle(msg.subject, ack.seq, None)
+        elif is_passing(ack.error.code, ack.error.err_code):
+            return  # it is sent again by the timer
         elif ack.error.err_code == _WRONG_LAST:
             self._settle(msg.subject, 0, None)  # only asked for with `first`: it is there already
         elif ack.error.err_code in _FULL_CODES or ack.error.code == 503:

@@ -109,6 +109,7 @@ class Agent:
             self._every(limits.BEAT_S, "beat", self._beat)
             self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
             self._every(limits.RENEW_S, "renew", self._renew)
+            self._every(limits.LOST_PULL_S / 2, "pulls", self.lanes.give_up_lost)
             self._every(limits.MEMORY_CHECK_S, "memory", self.watch.check_memory)
             self.dressing.start_collecting()
             await starting
@@ -186,10 +187,16 @@ class Agent:
         connection.subscribe(subjects.LANES, lambda msg: self.lanes.on_table(messages.read_lane_table(msg.data)))
         connection.subscribe(subjects.GONE, self._on_gone)
         connection.on_connected.append(self._on_reconnected)
+        connection.on_servers.append(self._ask_again)
+
+    def _ask_again(self) -> None:
+        """Open pulls are lost: with the connection, or with a server that died."""
+        self.lanes.forget_pulls()
+        self.carry_out(self.holder.on_connected())
 
     def _on_reconnected(self) -> None:
         self._beat()
-        self.carry_out(self.holder.on_connected())
+        self._ask_again()
         self.spawn(self.lanes.refresh())
 
     # ---- slots
