@@ -21,7 +21,8 @@ Errors = tuple[type[errors.EngineError], ...]
 
 
 async def request(connection: Connection, subject: str, payload: bytes = b"", *, timeout: float = limits.REQUEST_S,
-                  again: Errors = (errors.NoResponder,), is_no_answer: Callable[[Msg], bool] = lambda _: False) -> Msg:  # fmt: skip
+                  again: Errors = (errors.NoResponder,), is_no_answer: Callable[[Msg], bool] = lambda _: False,
+                  headers: dict[str, str] | None = None) -> Msg:  # fmt: skip
     """Ask, and ask again after an error of `again` or an answer that `is_no_answer`, which in the end is returned all the same.
 
     In a cluster also after API_TRY_S of silence: the server that had the question may have died with it.
@@ -33,7 +34,7 @@ async def request(connection: Connection, subject: str, payload: bytes = b"", *,
         left = max(0.0, deadline - loop.time())
         patience = min(left, limits.API_TRY_S) if connection.servers.many else left
         try:
-            msg = await connection.request(subject, payload, timeout=patience)
+            msg = await connection.request(subject, payload, timeout=patience, headers=headers)
             if not is_no_answer(msg) or loop.time() + pause > deadline:
                 return msg
         except TimeoutError:
@@ -84,13 +85,38 @@ async def ask_steward(
     connection: Connection, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S
 ) -> Any:
     """The steward's answer. Raises the class that it names, `EngineLost`, and `EngineUnreachable` when it does not answer."""
+    return await ask(connection, subjects.api(verb), body, timeout=timeout)
+
+
+async def ask(connection: Connection, subject: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
+    """The same of any service of a steward."""
     try:
         again = (errors.NoResponder, errors.EngineLost)
-        msg = await request(connection, subjects.api(verb), body, timeout=timeout, again=again)
+        msg = await request(connection, subject, body, timeout=timeout, again=again)
     except (errors.NoResponder, TimeoutError):
         address = connection.options.address
+        if problem := await _quorum_problem(connection):
+            raise errors.NoQuorum(f"{address}: {problem}") from None
         raise errors.EngineUnreachable(f"{address} runs, but its steward did not answer within {timeout:g} s") from None
     answer = messages.read_answer(msg.data)
     if answer.error:
         raise getattr(errors, answer.kind, errors.EngineError)(answer.error)
     return answer.result
+
+
+async def cluster_state(connection: Connection, *, timeout: float = limits.GATHER_S) -> dict[str, Any] | None:
+    """What any server of a cluster says of it, acting steward or not; None of a farm of one server. Raises `EngineLost`."""
+    try:
+        msg = await connection.request(subjects.api("cluster"), timeout=timeout)
+    except (errors.NoResponder, TimeoutError):
+        return None
+    state: dict[str, Any] | None = messages.read_answer(msg.data).result
+    return state
+
+
+async def _quorum_problem(connection: Connection) -> str:
+    with contextlib.suppress(errors.EngineLost):
+        state = await cluster_state(connection)
+        if state is not None and not state["quorum"]:
+            return str(state["problem"])
+    return ""

@@ -264,6 +264,18 @@ class Connection:
             link.close()
             await link.wait_closed()
 
+    def abort(self) -> None:
+        """Close at once: nothing that waits to be sent leaves any more. Requests under way fail with `EngineLost`."""
+        self._closed, self.connected = True, False
+        self._out.clear()
+        for handle in (self._pinger, self._keeper):
+            if handle is not None:
+                handle.cancel()
+        link, self._link = self._link, None
+        self._fail_waiters()
+        if link is not None:
+            link.close()
+
     # ---- events from the link
 
     def on_heard(self) -> None:

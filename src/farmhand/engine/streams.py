@@ -18,6 +18,7 @@ log = logging.getLogger("farmhand.engine")
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
 _NO_STORAGE: Final = 10047
+WRONG_LAST: Final = 10071  # another message is the newest of its subject than was expected
 # The cluster has no leader, or not this one any more; the same message, or one with the same expectation, waits for its quorum.
 # One without a number says that raft has another leader.
 _PASSING: Final = frozenset({10004, 10006, 10007, 10008, 10009, 10118, 10119, 10158, 10163, 10164})
@@ -101,6 +102,30 @@ async def ensure_streams(connection: Connection, storage_bytes: int = 0, replica
             log.warning("stream %s keeps the size that it had: there is less space than at the farm's last start", name)
 
 
+async def ensure_keep(connection: Connection, replicas: int) -> None:
+    """Make what the stewards of a cluster share, or leave it when it is there. Raises `ApiRefused`."""
+    definition = {"name": subjects.KEEP, "subjects": ["keep.*"], "storage": "file", "num_replicas": replicas,
+                  "retention": "limits", "max_msgs_per_subject": 1}  # fmt: skip
+    await call(connection, f"STREAM.CREATE.{subjects.KEEP}", definition)
+
+
+async def replace_last(connection: Connection, subject: str, payload: bytes, *, after: int) -> int | None:
+    """Store `payload` if the subject's newest message is that of sequence `after` (0: it has none). Its sequence.
+
+    None when another one is the newest: somebody else was faster, or an earlier try of ours was stored after all.
+    Raises `ApiRefused`, `EngineLost`, `TimeoutError`: whether it was stored is then not known.
+    """
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
+    msg = await asking.request(connection, subject, payload, headers=headers, is_no_answer=_has_no_leader)
+    answer: dict[str, Any] = msgspec.json.decode(msg.data)
+    problem = answer.get("error")
+    if problem is None:
+        return int(answer["seq"])
+    if problem.get("err_code") == WRONG_LAST:
+        return None
+    raise ApiRefused(f"{subject}: {problem.get('description')}", int(problem.get("err_code", 0)))
+
+
 async def storage_of_server(system: Connection) -> int:
     """Bytes that each server's streams may take in all, asked in their system account. Raises `EngineLost`, `TimeoutError`.
 
@@ -175,6 +200,10 @@ async def _message(connection: Connection, stream: str, body: dict[str, Any]) ->
         if error.err_code in _NOT_FOUND:
             return None
         raise
+    return _stored(answer)
+
+
+def _stored(answer: dict[str, Any]) -> StoredMessage:
     import base64
 
     message = answer["message"]

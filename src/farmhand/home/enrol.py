@@ -51,6 +51,10 @@ def enrol(text: str, role: Role, name: str = "") -> Enrolled:
     Raises: `BadAddress`, `WrongPin`, `CredentialRefused`, `NameTaken`, `EngineUnreachable`, `VersionMismatch`.
     """
     line = parse_join_line(text)
+    if line.server:
+        raise errors.BadAddress(
+            "this is the line for a further server: `farmhand up --cluster LINE`; nodes and clients take the other one"
+        )
     folder = _writable(paths.known(line.address), role)
     name = name or _own_name(folder, role)
     key = folder / f"{role}-{name}.nk"

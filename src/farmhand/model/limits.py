@@ -65,6 +65,10 @@ NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to h
 ANNOUNCE_S: Final = (
     5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
 )
+LEASE_S: Final = (
+    4.0  # a cluster's acting steward that cannot renew its lease for so long stops; a frozen one is replaced after it
+)
+LEASE_RENEW_S: Final = 1.0  # and by so much others wait longer
 SESSION_SILENCE_S: Final = (
     30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
 )
