@@ -27,7 +27,7 @@ from farmhand.home.login import options
 from farmhand.model.address import parse_address
 from farmhand.security.permissions import Role
 
-STREAMS = (subjects.WORK, subjects.RESULT, subjects.BLOB, subjects.KEEP)
+STREAMS = (subjects.WORK, subjects.RESULT, subjects.BLOB, subjects.SESSION, subjects.FAILED, subjects.KEEP)
 
 
 class Server:
