@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.integration.cli.conftest import Machine
+from tests.integration.cli.conftest import Machine, wait_until
 
 from farmhand import Farm
 from farmhand.cli.exits import Exit
@@ -55,9 +55,9 @@ def test_three_machines_with_tls(machines: list[Machine], tmp_path: Path, monkey
         engine.wait(60)
         assert list(farm.map(abs, range(-50, 0))) == list(range(50, 0, -1))
         assert farm._driver.connection.servers.now.port != said["port"]
-    doctor = one.json("doctor", code=Exit.FAILED)
-    assert doctor["failed"] == ["servers"]
-    assert f"{said['server']} is down" in next(c["detail"] for c in doctor["checks"] if c["name"] == "servers")
+    wait_until(lambda: one.json("doctor", code=Exit.FAILED)["failed"] == ["servers"], "the others have settled")
+    checks = one.json("doctor", code=Exit.FAILED)["checks"]
+    assert f"{said['server']} is down" in next(check["detail"] for check in checks if check["name"] == "servers")
     with Farm(str(parse_join_line(said["join_line"]).address), output=False) as farm:
         assert (
             farm.submit(abs, -2).result(60) == 2
