@@ -115,8 +115,11 @@ def test_a_server_is_killed_under_work(victim: str, cluster: Cluster, effects: E
 
 def test_a_steward_that_dies_or_freezes_is_replaced_and_acts_no_more(cluster: Cluster) -> None:
     first = cluster.acting()
-    with Farm(first.running.file.join_line, output=False) as farm:
+    line = first.running.file.join_line
+    with Farm(line, output=False) as farm, Farm(line, session="kept", output=False) as kept:
         assert farm.submit(number, 1).result(PATIENCE_S) == 1
+        # Its tasks are sent and its outcomes are stored by whichever steward acts.
+        futures = [kept.submit(number, i) for i in range(300)]
         first.running.one("steward").kill()
         other = next(s for s in cluster.servers if s is not first)
         took = wait_until(lambda: other.state()["acting"] not in ("", first.name), "another one acts")
@@ -128,12 +131,15 @@ def test_a_steward_that_dies_or_freezes_is_replaced_and_acts_no_more(cluster: Cl
             wait_until(lambda: asked.state()["acting"] not in ("", second.name), "a third one acts")
             print(f"another steward acted {time.monotonic() - began:.2f} s after the freeze")
             third = cluster.acting()
+            futures += [kept.submit(number, i) for i in range(300, 600)]
             assert farm.options(priority=3).submit(number, 2).result(PATIENCE_S) == 2  # a new lane needs a steward
         for _ in range(20):
             assert farm.status()["cluster"]["acting"] == third.name
             hold(0.05)
         wait_until(lambda: "acts no longer" in second.running.log("steward.log"), "it knows")
         assert farm.submit(number, 3).result(PATIENCE_S) == 3
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(600))
+        assert len(kept) == len(futures)
 
 
 def test_two_servers_down_accept_nothing_and_lose_nothing_and_a_dead_one_is_replaced(cluster: Cluster) -> None:
