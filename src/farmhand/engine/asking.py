@@ -49,8 +49,8 @@ async def request(connection: Connection, subject: str, payload: bytes = b"", *,
 
 
 async def gather(connection: Connection, subject: str, wanted: int, payload: bytes = b"", *,
-                 timeout: float = limits.REQUEST_S) -> list[Msg]:  # fmt: skip
-    """Ask all who listen, and return when `wanted` of them have answered, or with fewer after GATHER_S.
+                 patience: float = limits.GATHER_S, timeout: float = limits.REQUEST_S) -> list[Msg]:  # fmt: skip
+    """Ask all who listen, and return when `wanted` of them have answered, or with fewer after `patience` s.
 
     Raises `TimeoutError` when nobody has answered within `timeout` s, `EngineLost`.
     """
@@ -70,10 +70,10 @@ async def gather(connection: Connection, subject: str, wanted: int, payload: byt
         if not connection.publish(subject, payload, reply=inbox):
             raise errors.EngineLost("not connected")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(enough.wait(), min(timeout, limits.GATHER_S))
+            await asyncio.wait_for(enough.wait(), min(timeout, patience))
         if not found:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(enough.wait(), max(0.0, timeout - limits.GATHER_S))
+                await asyncio.wait_for(enough.wait(), max(0.0, timeout - patience))
     finally:
         subscription.close()
     if not found:

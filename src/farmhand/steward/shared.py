@@ -111,7 +111,7 @@ class SharedRegister:
                     continue
                 sequence = written
             wanted = max(1, len(self._connection.servers.living))
-            await asking.gather(
-                self._connection, subjects.USERS_READ, wanted, str(sequence).encode(), timeout=limits.REQUEST_S
-            )
+            # One that is slow must not make a joiner wait in vain, whose own patience is CONNECT_S.
+            await asking.gather(self._connection, subjects.USERS_READ, wanted, str(sequence).encode(),
+                                patience=limits.CONNECT_S / 2)  # fmt: skip
             return
