@@ -187,16 +187,11 @@ class Agent:
         connection.subscribe(subjects.LANES, lambda msg: self.lanes.on_table(messages.read_lane_table(msg.data)))
         connection.subscribe(subjects.GONE, self._on_gone)
         connection.on_connected.append(self._on_reconnected)
-        connection.on_servers.append(self._ask_again)
-
-    def _ask_again(self) -> None:
-        """Open pulls are lost: with the connection, or with a server that died."""
-        self.lanes.forget_pulls()
-        self.carry_out(self.holder.on_connected())
+        connection.on_servers.append(self.lanes.ask_again)
 
     def _on_reconnected(self) -> None:
         self._beat()
-        self._ask_again()
+        self.lanes.ask_again()
         self.spawn(self.lanes.refresh())
 
     # ---- slots

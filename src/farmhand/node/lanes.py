@@ -90,9 +90,10 @@ class Lanes:
         self._due[lane, wait].append(asyncio.get_running_loop().time() + seconds + limits.LOST_PULL_S)
         connection.publish(subject, body, reply=self._inbox(lane, wait=wait))
 
-    def forget_pulls(self) -> None:
-        """The engine has forgotten them."""
+    def ask_again(self) -> None:
+        """Open pulls are lost: with the connection, or with a server that died."""
         self._due.clear()
+        self._agent.carry_out(self._agent.holder.on_connected())
 
     def give_up_lost(self) -> None:
         """Ask again where no answer came: in a cluster a pull dies with the server that had it, and nobody says so."""
