@@ -42,6 +42,10 @@
         ├── TaskOutOfMemory                     it used more memory than it said it needs (also a MemoryError)
         ├── TaskKilled                          somebody stopped it (also a CancelledError)
         ├── InitializerFailed                   the initializer raised (also a BrokenExecutor)
+        ├── NestedTooDeep                       tasks submit tasks that submit tasks, too often
+        ├── TooManyChildren                     a task submits more than its session can keep
+        ├── TooManyWaiting                      more tasks of a node wait for tasks of their own than it can keep
+        ├── NotInTask                           `Farm.current()` was called outside of a task
         └── FarmClosed                          the farm was closed before the task could run (also a BrokenExecutor)
 
 The first line of a class's docstring is its message when it is raised without one.
@@ -272,6 +276,22 @@ class TaskKilled(TaskError, CancelledError):
 
 class InitializerFailed(TaskError, BrokenExecutor):
     """The initializer raised; this Farm can run nothing more."""
+
+
+class NestedTooDeep(TaskError):
+    """Tasks may submit tasks to a depth of NESTED_DEPTH_MAX = 100: submit from higher up, or do the rest in the task itself."""
+
+
+class TooManyChildren(TaskError):
+    """A task has too many tasks without an outcome (NESTED_CHILDREN_MAX = 20,000, of a session 100,000): use map, or wait for some."""
+
+
+class TooManyWaiting(TaskError):
+    """SPARES_MAX = 1,024 tasks of this node wait for tasks that they submitted: wait in fewer of them, or add nodes."""
+
+
+class NotInTask(FarmhandError, RuntimeError):
+    """Farm.current() is the farm of the task that calls it, and this is no task: open one with Farm() and use that."""
 
 
 class FarmClosed(TaskError, BrokenExecutor):

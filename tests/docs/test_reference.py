@@ -29,6 +29,7 @@ SIGNATURES = {
     "Farm.options": Farm.options,
     "Farm.shutdown": Farm.shutdown,
     "Farm.status": Farm.status,
+    "Farm.current": Farm.current,
     "Farm.progress": Farm.progress,
     "Farm.attach": Farm.attach,
     "Session.named": Session.named,

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from farmhand.core import membership
+from farmhand.core.family import Families, Taken
 from farmhand.core.holding import Ack, Held, HeldState, Holder
+from farmhand.core.lending import Lending
 from farmhand.core.membership import Membership
 from farmhand.core.session import Session
 from farmhand.core.tasks import Batch, Task, TaskState, Window
@@ -178,6 +180,37 @@ def reserved_slot_is_let_go(original: Any) -> Any:
     return on_slot_ready
 
 
+# ---- tasks that submit
+
+
+def shallow_may_start(original: Any) -> Any:
+    return lambda self, held: True
+
+
+def parents_fill_the_window(original: Any) -> Any:
+    return lambda self, depth=0: original(self, 0)
+
+
+def children_stay(original: Any) -> Any:
+    """What a parent leaves goes on."""
+
+    def collect(self: Families) -> Any:
+        self._session.orphaned.clear()
+        return Taken()
+
+    return collect
+
+
+def events_are_sent_once(original: Any) -> Any:
+    """What is asked for again is not sent again."""
+
+    def on_nested(self: Families, nested: Any) -> Any:
+        nested.again = False
+        return original(self, nested)
+
+    return on_nested
+
+
 # ---- the steward
 
 
@@ -228,6 +261,10 @@ MUTATIONS: Final = (
     Mutation("that only the running task is blamed", Holder, "_mark", all_are_blamed),
     Mutation("that a dying slot gets no work", Holder, "_free", dying_slot_gets_work),
     Mutation("that a reserved slot comes back reserved", Holder, "on_slot_ready", reserved_slot_is_let_go),
+    Mutation("that deeper work goes first", Lending, "deep_enough", shallow_may_start),
+    Mutation("that waiting parents do not fill the window", Window, "under_way", parents_fill_the_window),
+    Mutation("that children end with their parent", Families, "collect", children_stay),
+    Mutation("that events are sent again", Families, "on_nested", events_are_sent_once),
     Mutation("the giving back after a node's loss", steward_module.membership, "orphans", nothing_is_given_back),
     Mutation("that a lost incarnation is refused", Membership, "on_node_beat", lost_may_return),
     Mutation("that a loss is stored before the work is removed", SimSteward, "give_back", delete_before_store),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from farmhand import errors
-from farmhand.bench import solo, workloads
+from farmhand.bench import solo, tree, workloads
 from farmhand.bench.contenders import CONTENDERS, installed
 from farmhand.bench.table import Row, as_json, bound, cells, compare, headers, markdown
 
@@ -67,7 +67,10 @@ def _measure_contender(name: str, slots: int, quick: bool) -> dict[str, float]:
     """Every measure that works with any executor."""
     contender = CONTENDERS[name]
     with contender.open(slots) as executor:
-        return _measure(executor, contender.calls // (ROOM if quick else 1), slots, quick)
+        found = _measure(executor, contender.calls // (ROOM if quick else 1), slots, quick)
+        if name in tree.WAYS:
+            found["tree"] = workloads.best(lambda: tree.tree_rate(executor, name), 1 if quick else workloads.REPEATS)
+        return found
 
 
 def _measure(executor: Any, calls: int, slots: int, quick: bool) -> dict[str, float]:
@@ -97,6 +100,8 @@ def _compared(figures: Figures) -> list[Row]:
         compare("64 MB argument, same machine", "MB/s", figures["argument"], at_least=1.5),
         compare("64 MB result, same machine", "MB/s", figures["result"], at_least=1.5),
     ]
+    if "tree" in figures:
+        rows.append(compare("tree of 1,000 leaves, submitted by its tasks", "leaves/s", figures["tree"]))
     for seconds, _, target in NAPS:
         bare = 100 * workloads.bare_share(seconds, max(20, int(1 / seconds)))
         found = figures[f"nap {seconds}"]

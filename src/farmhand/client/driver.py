@@ -28,6 +28,7 @@ from farmhand.client.sending import Large, Sender
 from farmhand.core import session as core
 from farmhand.core.tasks import Counts, Group, Task
 from farmhand.engine import subjects
+from farmhand.engine.children import Children
 from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
@@ -36,6 +37,7 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
 from farmhand.model.needs import Lane
+from farmhand.model.outcome import BlobRef
 from farmhand.model.peers import readable_report
 
 log = logging.getLogger("farmhand.client")
@@ -53,6 +55,7 @@ class Driver(Link):
         self.publisher: Publisher
         self.sender: Sender
         self.results: Results
+        self.children: Children
         self._lock = threading.RLock()
         self.numbers = itertools.count(1)  # for tasks; taken by any thread
         self._inbox: deque[tuple[Group, Task]] = deque()
@@ -81,6 +84,7 @@ class Driver(Link):
         self.publisher = Publisher(self.connection)
         self.sender = Sender(self)
         self.results = Results(self)
+        self.results.children = self.children = Children(self, self.connection, self.session_id, self._lock)
         self._reader = OrderedReader(
             self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result, anew=True
         )
@@ -154,6 +158,7 @@ class Driver(Link):
     def _pump(self) -> None:
         """Take what was submitted and send what there is room for."""
         self._awake = False
+        self.children.collect()
         with self._lock:
             self._drain()
             effects = self.core.plan(self.loop.time())
@@ -180,6 +185,7 @@ class Driver(Link):
                     self.connection.publish(subjects.control_of_session(self.session_id), messages.encode(control))
                 case core.CheckLane():
                     self.spawn(self._lanes.check(effect.lane))
+        self.children.flush()
         if ended:
             self.wake_waiters()
 
@@ -223,6 +229,7 @@ class Driver(Link):
             ]
         for task in tasks:
             task.cargo.set_exception(error)
+        self.children.flush()
         self.wake_waiters()
 
     def on_lane_checked(self, lane: LaneId, asked_at: float, oldest: int) -> None:
@@ -329,6 +336,24 @@ class Driver(Link):
     def _need_lane(self, lane: Lane) -> None:
         self._lanes.need(lane)
         self._pump()
+
+    # ---- see `engine.children.Driving`
+
+    def need_lane(self, lane: Lane) -> None:
+        """Tasks wait for this lane."""
+        self._lanes.need(lane)
+
+    def pump(self) -> None:
+        """Send what there is room for."""
+        self._pump()
+
+    def code_is_stored(self, hashes: list[str]) -> None:
+        """The engine has this code."""
+        self.sender.on_stored(hashes)
+
+    def forget_blob(self, ref: BlobRef) -> None:
+        """A large argument or result of this session is not needed any more."""
+        self.results.forget(Large(ref.id, ref.size, ref.path))
 
     def _carry_out_soon(self, effects: list[core.Effect]) -> None:
         if effects and self.alive:

@@ -15,27 +15,24 @@ import msgspec
 
 from farmhand import errors
 from farmhand.client import ending
-from farmhand.client.driver import Driver
-from farmhand.client.embedded import EmbeddedFarm
 from farmhand.client.environments import Environment, as_recipe, check_call, checked_calls, offer
 from farmhand.client.futures import FarmFuture
-from farmhand.client.link import DriverConfig
 from farmhand.client.mapping import map_all, map_lazily
 from farmhand.client.options import SessionOptions, TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
-from farmhand.client.remote import remote_login
-from farmhand.client.sending import Large, LateUpload, Uploader
 from farmhand.code.hashing import content_hash
 from farmhand.code.pack import Packer
 from farmhand.code.values import estimate_size
 from farmhand.core.tasks import Group, Task
-from farmhand.home.settings import chosen_farm
 from farmhand.model import limits
 from farmhand.model.messages import Profile
 from farmhand.model.retry import Retry
 from farmhand.node.monitor import usable_cores
 
 if TYPE_CHECKING:
-    from farmhand.client.link import Link
+    from farmhand.client.current import CurrentFarm
+    from farmhand.client.embedded import EmbeddedFarm
+    from farmhand.client.link import DriverConfig, Link
+    from farmhand.client.sending import Large
     from farmhand.client.session import Session
 
 P = ParamSpec("P")
@@ -47,6 +44,7 @@ class _View(Executor):
     """What a `Farm` and a view on it share: submitting with one set of options."""
 
     _options: TaskOptions
+    _eager = True  # what has a length is submitted at once
 
     @property
     def _farm(self) -> Farm:
@@ -82,7 +80,7 @@ class _View(Executor):
             raise ValueError("buffersize must be None or > 0")
         submit_many = functools.partial(self._farm._submit_many, self._options, fn)
         calls = zip(*iterables, strict=False)
-        if buffersize is None and all(hasattr(it, "__len__") for it in iterables):
+        if buffersize is None and self._eager and all(hasattr(it, "__len__") for it in iterables):
             return map_all(submit_many, calls, timeout)
         return map_lazily(submit_many, calls, timeout, buffersize or limits.MAP_AHEAD)
 
@@ -156,7 +154,9 @@ class Farm(_View):
             raise TypeError("initializer must be a callable")
         if on_client_loss not in ("kill", "finish"):
             raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
-        address = chosen_farm(address)
+        from farmhand.client import opening  # here, because a task that asks for `current` needs nothing of it
+
+        address = opening.chosen_farm(address)
         if session is not None:
             self._become_session(session, address)
         recipe = None if env is None else as_recipe(env)
@@ -169,12 +169,12 @@ class Farm(_View):
         self._address = address
         self._embedded: EmbeddedFarm | None = None
         self._large = itertools.count(1)
-        config = DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
+        config = opening.DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
         if address is None:
-            self._embedded = embedded = EmbeddedFarm(_share(self._max_workers, nodes))
+            self._embedded = embedded = opening.EmbeddedFarm(_share(self._max_workers, nodes))
             config.connect = embedded.options
         else:
-            config.connect, config.spool = remote_login(address)
+            config.connect, config.spool = opening.remote_login(address)
             config.bound = max_workers or 0
         self._driver = self._new_driver(config, session)
         self._start()
@@ -191,6 +191,16 @@ class Farm(_View):
                 self.shutdown()
                 raise
 
+    @staticmethod
+    def current() -> CurrentFarm:
+        """Inside a task: the farm that runs it, as an Executor whose tasks end with this one. See `CurrentFarm`.
+
+        Raises: `NotInTask` outside of a task.
+        """
+        from farmhand.client.current import current
+
+        return current()
+
     @property
     def _farm(self) -> Farm:
         return self
@@ -206,6 +216,8 @@ class Farm(_View):
         self.__class__ = Session
 
     def _new_driver(self, config: DriverConfig, _session: str | SessionOptions | None) -> Link:
+        from farmhand.client.driver import Driver
+
         return Driver(config)
 
     def _first_profile(self, profile: Profile) -> Profile:
@@ -303,9 +315,9 @@ class Farm(_View):
         entry, bundles = (args, ()) if not args and not kwargs else self._pack_arguments(args, kwargs)
         if type(entry) is tuple:
             return entry, 64, ()
-        if type(entry) is Large:
-            return entry, 128, bundles
-        return entry, len(entry), bundles
+        if type(entry) is bytes:
+            return entry, len(entry), bundles
+        return entry, 128, bundles
 
     def _pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
         if estimate_size(args, kwargs) < limits.INLINE_BYTES_MAX:
@@ -319,6 +331,8 @@ class Farm(_View):
 
     def _pack_large(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Large, tuple[str, ...]]:
         """Arguments too large for a message: a file that the slots can open, or chunks in the engine."""
+        from farmhand.client.sending import Large, LateUpload, Uploader
+
         blob_id = f"{self._driver.tag}{next(self._large):x}"
         spool = self._driver.config.spool
         if spool:

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 from farmhand import errors
 from farmhand.client.futures import FarmFuture, settle
 from farmhand.client.sending import Large
-from farmhand.code.failure import unpack_exception
+from farmhand.client.verdict import End, raised, task_error
 from farmhand.code.values import load_from, unpack_result, unpack_values
 from farmhand.core import session as core
+from farmhand.core.family import Child
 from farmhand.engine import blobs
+from farmhand.engine.children import Children
 from farmhand.model.messages import Report
 from farmhand.model.named import Settled
-from farmhand.model.outcome import BlobRef, Kind, Mark
+from farmhand.model.outcome import BlobRef, Kind
 
 if TYPE_CHECKING:
     from farmhand.client.link import Link
@@ -32,17 +34,6 @@ log = logging.getLogger("farmhand.client")
 _DECODE_INLINE_BYTES: Final = 64 * 1024  # larger values are unpickled on another thread, so that the loop stays awake
 _CHUNKS_AHEAD: Final = 16
 _STREAMS_MAX: Final = 2  # values read from the engine at once; each may hold two of the loop's few threads
-
-_ERRORS: Final[dict[Kind, type[errors.TaskError]]] = {
-    Kind.CRASHED: errors.TaskCrashed,
-    Kind.TIMED_OUT: errors.TaskTimedOut,
-    Kind.OUT_OF_MEMORY: errors.TaskOutOfMemory,
-    Kind.KILLED: errors.TaskKilled,
-    Kind.LOST: errors.TaskCrashed,
-    Kind.REFUSED: errors.TaskRefused,
-    Kind.INITIALIZER: errors.InitializerFailed,
-    Kind.ENVIRONMENT: errors.EnvironmentFailed,
-}
 
 
 class Body:
@@ -87,6 +78,7 @@ class Results:
 
     def __init__(self, driver: Link) -> None:
         self._driver = driver
+        self.children: Children | None = None  # of tasks that submit, where the session has such
         self._streams = asyncio.Semaphore(_STREAMS_MAX)
         self._fetched: set[str] = set()  # values that are on their way
 
@@ -99,6 +91,12 @@ class Results:
         ready: list[tuple[FarmFuture[Any], Any]] = []
         for task, position in effect.values:
             future: FarmFuture[Any] = task.cargo
+            if type(task.cargo) is Child and self.children is not None:
+                entry = body.entries[position] if position < len(body.entries) else b""
+                self.children.on_value(
+                    task.cargo, entry, None if entry is not None else body.blobs.pop(task.index, None)
+                )
+                continue
             if type(future._entry) is Large:
                 self.forget(future._entry)
             entry = body.entries[position] if position < len(body.entries) else b""
@@ -194,17 +192,19 @@ class Results:
 
     def end(self, effect: core.Ended, body: Body | None) -> None:
         """This task did not succeed. Without a body it was no report that ended it."""
+        if type(effect.task.cargo) is Child and self.children is not None:
+            self.children.on_end(effect, body.entries if body is not None else [])
+            return
         future: FarmFuture[Any] = effect.task.cargo
         self._driver.on_failed(effect)
         if type(future._entry) is Large:
             self.forget(future._entry)
         mark = effect.mark
+        error: BaseException
         if body is not None and mark.kind is Kind.RAISED and 0 <= effect.position < len(body.entries):
-            error = unpack_exception(body.entries[effect.position])
-            with contextlib.suppress(Exception):  # a class of the user's may refuse attributes
-                error.add_note(_where(effect))
+            error = raised(_end_of(effect), body.entries[effect.position])
         else:
-            error = _task_error(effect, body.problem if body is not None else "")
+            error = task_error(_end_of(effect), body.problem if body is not None else "")
         future._release()
         future.set_exception(error)
         if mark.kind is Kind.INITIALIZER and isinstance(error, Exception) and self._driver.broken is None:
@@ -325,40 +325,7 @@ def _decode_error(error: BaseException) -> BaseException:
     return wrapped
 
 
-def _task_error(effect: core.Ended, problem: str) -> errors.TaskError:
-    """The error that stands for an end without an exception of the task's own."""
-    mark: Mark = effect.mark
+def _end_of(effect: core.Ended) -> End:
     task = effect.task
-    name = task.group.profile.name or "task"
-    text = _say(mark, task.group.profile.timeout, problem)
-    error = _ERRORS.get(mark.kind, errors.TaskFailed)(f"{name}: {text}")
-    error.node, error.slot, error.attempt = effect.node, effect.slot, task.attempts
-    error.add_note(_where(effect))
-    error.exit_code, error.signal = mark.exit_code, mark.signal
-    error.peak_memory, error.tail = mark.peak_memory, mark.tail
-    if mark.peak_memory:
-        error.add_note(f"Its slot's peak memory was {mark.peak_memory / 1024**2:.0f} MB.")
-    if mark.tail:
-        error.add_note("The last lines it printed:\n  " + "\n  ".join(mark.tail))
-    return error
-
-
-def _where(effect: core.Ended) -> str:
-    """Where a task ended, for people."""
-    task = effect.task
-    place = f"node {effect.node}, slot {effect.slot}" if effect.slot >= 0 else "no node"
-    return f"Task {task.group.profile.name or 'task'!r} on {place}, attempt {task.attempts} ({task.cargo.task_id})."
-
-
-def _say(mark: Mark, timeout: float, problem: str) -> str:
-    match mark.kind:
-        case Kind.TIMED_OUT:
-            return f"ran longer than its timeout of {timeout:g} s and was stopped ({mark.text})"
-        case Kind.OUT_OF_MEMORY:
-            return f"used more memory than it said it needs and was stopped ({mark.text})"
-        case Kind.KILLED:
-            return "was stopped while it ran"
-        case Kind.RAISED:
-            return f"raised {mark.text}, which could not be read here ({problem})"
-        case _:
-            return mark.text or mark.kind.name.lower()
+    profile = task.group.profile
+    return End(profile.name, profile.timeout, effect.mark, effect.node, effect.slot, task.attempts, task.cargo.task_id)

@@ -48,10 +48,13 @@ class CodeSender:
             with self._lock:
                 self._code[code] = blob
 
+    def on_stored(self, hashes: list[str]) -> None:
+        """Somebody else has stored this code."""
+        self._stored.update(hashes)
+
     def missing(self, profile: Profile) -> list[str]:
         """What a message with this profile needs and the engine does not have."""
-        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
-        return [code for code in hashes if code and code not in self._stored]
+        return [code for code in profile.code_names() if code not in self._stored]
 
     async def store_code(self, code: str) -> None:
         """Store it, once. Raises `EngineFull`, `StoreFailed`."""
@@ -110,7 +113,7 @@ class Sender(CodeSender):
         expected = max(0.0, group.mean) * batch.count
         driver = self._driver
         work = Work(messages.PROTOCOL, driver.session_id, batch.token, batch.count, group.profile, expected, alone, batch.attempt,
-                    refs, numbers=numbers)  # fmt: skip
+                    refs, numbers=numbers, depth=group.depth)  # fmt: skip
         frame = messages.pack(work, pack_values(entries))
         self.bytes_out += len(frame)
 
@@ -129,7 +132,7 @@ def cut_large(entries: Iterable[Any]) -> tuple[list[Any], tuple[BlobRef, ...]]:
     found = list(entries)
     refs = []
     for index, entry in enumerate(found):
-        if type(entry) is Large:
+        if type(entry) is Large or type(entry) is BlobRef:
             refs.append(BlobRef(index, entry.id, entry.size, entry.path))
             found[index] = None
     return found, tuple(refs)

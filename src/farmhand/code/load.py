@@ -96,7 +96,7 @@ class Loader:
     """Runs packed callables in this process. `cache_dir` is shared by the slots of a node."""
 
     def __init__(self, cache_dir: Path) -> None:
-        self._folder = cache_dir / "bundles"
+        self._folder = self.folder = cache_dir / "bundles"
         self._codes: OrderedDict[tuple[str, tuple[str, ...]], Loaded] = OrderedDict()
         self._memory = Memory()  # of the user's modules
         self._kept: OrderedDict[str, _Kept] = OrderedDict()

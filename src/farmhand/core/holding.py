@@ -15,121 +15,51 @@ Rule 2: the reports on a message cover each index once, in order: what ran, then
 
 from __future__ import annotations
 
-import enum
+import math
 from collections import OrderedDict
 from typing import Any, Final
 
-import msgspec
-
+from farmhand.core.held import (
+    Ack,
+    Drop,
+    Effect,
+    Finish,
+    Held,
+    HeldState,
+    KillSlot,
+    LanePulls,
+    Nak,
+    Pull,
+    RefuseWait,
+    Retract,
+    Start,
+    StartSpare,
+)
+from farmhand.core.lending import Lending
 from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Work
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind, Mark
 
+__all__ = [
+    "Ack",
+    "Drop",
+    "Effect",
+    "Finish",
+    "Held",
+    "HeldState",
+    "Holder",
+    "KillSlot",
+    "Nak",
+    "Pull",
+    "RefuseWait",
+    "Retract",
+    "Start",
+    "StartSpare",
+]
+
 TOMBSTONES_MAX: Final = 10_000  # orders to stop work that has not arrived; forgotten in order of age
-
-
-class HeldState(enum.IntEnum):
-    """Where a message is on this node."""
-
-    QUEUED = 0
-    RUNNING = 1
-    STORING = 2  # every index is reported, a report is not yet stored
-    GONE = 3
-
-
-class Held:
-    """One work message in hand. `cargo` is the shell's (the body, the ack subject)."""
-
-    __slots__ = ("arrived_at", "cargo", "cpus", "done", "dropped", "end", "killing", "lane", "long", "priority",
-                 "retract_at", "retracting", "sequence", "slots", "started_at", "state", "unstored", "work")  # fmt: skip
-
-    def __init__(self, lane: Lane, sequence: int, work: Work, now: float, cargo: Any) -> None:
-        self.lane: LaneId = lane.id
-        self.cpus = max(1, round(lane.cpus))
-        self.priority = lane.priority
-        self.sequence = sequence
-        self.work = work
-        self.cargo = cargo
-        self.arrived_at = now
-        self.started_at = 0.0
-        self.state = HeldState.QUEUED
-        self.slots: list[int] = []  # the first runs it, the others stand still for it
-        self.done = 0  # indices reported so far; they come in order
-        self.end = work.count  # indices from here on were handed back
-        self.unstored = 0  # reports under way to the engine
-        self.dropped: set[int] = set()  # indices that must not start
-        self.killing: dict[int, Kind] = {}  # why the slot is being killed, by index
-        self.retracting = False  # the slot was asked to give back, and has not answered
-        self.retract_at = 0.0  # when to ask it (again)
-        self.long = False  # it has been running for long
-
-
-class Pull(msgspec.Struct, frozen=True, gc=False):
-    """Ask for one message of this lane; `wait` leaves the request open at the engine."""
-
-    lane: LaneId
-    wait: bool
-
-
-class Start(msgspec.Struct, frozen=True, gc=False):
-    """Give this message to its first slot."""
-
-    held: Held
-
-
-class Finish(msgspec.Struct, frozen=True, gc=False):
-    """Report these indices; the body is empty. Say `on_stored` when the engine has it."""
-
-    held: Held
-    first: int
-    count: int
-    marks: tuple[Mark, ...]
-
-
-class Ack(msgspec.Struct, frozen=True, gc=False):
-    """The node is finished with this message."""
-
-    held: Held
-
-
-class Nak(msgspec.Struct, frozen=True, gc=False):
-    """Give this message to another node."""
-
-    held: Held
-
-
-class Retract(msgspec.Struct, frozen=True, gc=False):
-    """Take back from this slot what it has not started."""
-
-    slot: int
-
-
-class Drop(msgspec.Struct, frozen=True, gc=False):
-    """Tell this slot not to start that index."""
-
-    slot: int
-    index: int
-
-
-class KillSlot(msgspec.Struct, frozen=True, gc=False):
-    """Kill this slot with all its processes; `on_slot_lost` follows."""
-
-    slot: int
-
-
-Effect = Pull | Start | Finish | Ack | Nak | Retract | Drop | KillSlot
-
-
-class _LanePulls:
-    __slots__ = ("asking", "lane", "open", "pending")
-
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
-        self.open = 0  # long-poll requests at the engine
-        self.asking = 0  # requests that answer at once
-        self.pending = 0  # messages the engine still had, when it last said so
 
 
 class Holder:
@@ -143,23 +73,26 @@ class Holder:
         self.by_slot: dict[int, Held] = {}  # the slot that runs it only
         self.leaving = False
         self._worn: dict[int, str] = {}  # the environment of what each slot ran last
+        self.lending = Lending(slots)
         self._down: set[int] = set()  # slots that are being killed or are gone, until they are ready again
-        self._lanes: dict[LaneId, _LanePulls] = {}
+        self._lanes: dict[LaneId, LanePulls] = {}
         self._turn = 0
         self._tombstones: OrderedDict[int, set[int]] = OrderedDict()
 
     @property
     def share(self) -> int:
         """Messages that the node wants to have waiting: one for each idle slot, and a prefetched one for each that frees soon."""
-        freeing = sum(not held.long for held in self.by_slot.values())
-        wanted = len(self.idle) + (len(self.idle) + freeing) * limits.PREFETCH_PER_SLOT
+        lending = self.lending
+        freeing = sum(not held.long for slot, held in self.by_slot.items() if slot not in lending.waiting)
+        idle = max(0, min(lending.room(self.by_slot), len(self.idle) + lending.to_come()))
+        wanted = idle + (idle + freeing) * limits.PREFETCH_PER_SLOT
         # A wide task at the head keeps its place however long it takes, or narrow ones would take each slot that frees.
         return max(wanted, 1) if self.queue and self.queue[0].cpus > 1 else wanted
 
     @property
     def busy(self) -> int:
-        """Slots that run something or stand still for it."""
-        return sum(len(held.slots) for held in self.by_slot.values())
+        """Places in which something runs, or that stand still for it."""
+        return self.slots - self.lending.room(self.by_slot)
 
     # ---- lanes and pulls
 
@@ -169,7 +102,7 @@ class Holder:
         for gone in set(self._lanes) - set(wanted):
             del self._lanes[gone]
         for lane_id, lane in wanted.items():
-            self._lanes.setdefault(lane_id, _LanePulls(lane))
+            self._lanes.setdefault(lane_id, LanePulls(lane))
         return self.plan()
 
     def lane(self, lane: LaneId) -> Lane | None:
@@ -197,7 +130,8 @@ class Holder:
         """Requests to make now. The number of messages that can arrive stays near the node's share."""
         if self.leaving or not self._lanes:
             return []
-        room = self.share - len(self.queue) - sum(p.asking for p in self._lanes.values())
+        queued = sum(map(self.lending.deep_enough, self.queue))  # others may stand before those that can start
+        room = self.share - queued - sum(p.asking for p in self._lanes.values())
         if len(self._lanes) == 1:
             return self._plan_single(next(iter(self._lanes.values())), room)
         effects: list[Effect] = []
@@ -214,7 +148,7 @@ class Holder:
                     effects.append(Pull(pulls.lane.id, wait=True))
         return effects
 
-    def _plan_single(self, pulls: _LanePulls, room: int) -> list[Effect]:
+    def _plan_single(self, pulls: LanePulls, room: int) -> list[Effect]:
         """One lane: open requests are exactly what there is room for, so nothing ever has to be handed back."""
         missing = room - pulls.open
         if missing <= 0:
@@ -222,7 +156,7 @@ class Holder:
         pulls.open += missing
         return [Pull(pulls.lane.id, wait=True)] * missing
 
-    def _known_work(self) -> list[_LanePulls]:
+    def _known_work(self) -> list[LanePulls]:
         """Lanes that are known to have work: the urgent first, equals in turn."""
         self._turn += 1
         known = [pulls for pulls in self._lanes.values() if pulls.pending > 0]
@@ -257,14 +191,18 @@ class Holder:
         self.queue.append(held)
         # By its place in the stream, not by its arrival: one that was handed back and came again would always be the last,
         # and so be handed back again.
-        self.queue.sort(key=lambda h: (-h.priority, h.sequence))
+        self.queue.sort(key=lambda h: (-h.priority, -h.work.depth, h.sequence))
         return self._admit(now) + self.plan()
 
     def _admit(self, now: float) -> list[Effect]:
         """Start what can start. The first in the queue reserves slots as they free, so that a wide task is not starved."""
         effects: list[Effect] = []
-        while self.queue and len(self.idle) >= self.queue[0].cpus:
-            held = self._next(now)
+        while ready := self._startable():
+            if len(self.idle) < ready[0].cpus:
+                spare = self.lending.spare()
+                effects += [StartSpare(spare)] if spare is not None else []
+                break
+            held = self._next(ready, now)
             self.queue.remove(held)
             held.slots, self.idle = self.idle[: held.cpus], self.idle[held.cpus :]
             held.state = HeldState.RUNNING
@@ -274,15 +212,29 @@ class Holder:
             effects.append(Start(held))
         return effects
 
-    def _next(self, now: float) -> Held:
-        """The first in the queue, or one as urgent for which no slot must change its environment. Its slot stands first."""
-        found = self.queue[0]
+    def _startable(self) -> list[Held]:
+        """What there are places for, best first; a wide task keeps those behind it waiting."""
+        found: list[Held] = []
+        for held in self.queue:
+            if not self.lending.deep_enough(held):
+                continue
+            if self.lending.may_start(held, self.by_slot):
+                found.append(held)
+            elif held.cpus > 1 or not self.lending.waiting:
+                break
+        return found
+
+    def _next(self, ready: list[Held], now: float) -> Held:
+        """The first of them, or one as urgent for which no slot must change its environment. Its slot stands first."""
+        found = ready[0]
+        if self.lending.spares:
+            self.idle.sort()  # spares last, so that they become useless
         wanted = found.work.profile.environment
         if not self._worn and not wanted:  # as nearly always
             return found
         worn = {self._worn.get(slot, "") for slot in self.idle}
         if wanted not in worn and now - found.arrived_at < limits.ENVIRONMENT_TURN_S:
-            fitting = (h for h in self.queue if h.work.profile.environment in worn and h.cpus == 1)
+            fitting = (h for h in ready if h.work.profile.environment in worn and h.cpus == 1)
             found = next((h for h in fitting if h.priority == found.priority), found)
             wanted = found.work.profile.environment
         self.idle.sort(key=lambda slot: self._worn.get(slot, "") != wanted)
@@ -294,6 +246,10 @@ class Holder:
     def on_slot_ready(self, slot: int, now: float) -> list[Effect]:
         """A slot has started and waits for work, or goes on standing still for the task that reserved it."""
         self._down.discard(slot)
+        if slot in self.lending.spares:
+            self.lending.spares[slot] = now
+        elif slot >= self.slots:  # a spare that was given up while it started
+            return self._kill(slot)
         if slot not in self.idle and not any(slot in held.slots for held in self.by_slot.values()):
             self.idle.append(slot)
         return self._admit(now) + self.plan()
@@ -327,6 +283,7 @@ class Holder:
         """Everything of the message is reported: its slots are free."""
         held.state = HeldState.STORING
         self.by_slot.pop(slot, None)
+        self.lending.waiting.pop(slot, None)
         effects = self._kill(slot) if held.work.profile.state.process else []  # its process was for this task alone
         self._free(held)
         return effects + self._admit(now) + self.plan() + self._settle(held)
@@ -357,9 +314,13 @@ class Holder:
             self.idle.remove(slot)
         self._down.add(slot)
         held = self.by_slot.pop(slot, None)
+        if held is not None:
+            self._free(held)
+        if self.lending.on_lost(slot, self.by_slot):
+            self._down.discard(slot)
+            self._worn.pop(slot, None)
         if held is None:
-            return []
-        self._free(held)
+            return self._admit(now) if slot >= self.slots else []
         if held.state is HeldState.GONE:  # nobody wants a report
             return self._admit(now) + self.plan()
         blamed = running if held.done <= running < held.end else held.done
@@ -384,6 +345,29 @@ class Holder:
             mark.tail,
             mark.peak_memory,
         )
+
+    # ---- tasks that wait for tasks of their own
+
+    def on_waiting(self, slot: int, now: float) -> list[Effect]:
+        """The task in this slot waits for tasks that it has submitted: its places are lent until `on_resumed`."""
+        held, lending = self.by_slot.get(slot), self.lending
+        if held is None or slot in lending.waiting or slot in self._down:
+            return []
+        if lending.full:
+            return [RefuseWait(slot)]
+        lending.waiting[slot] = held
+        self.idle += [other for other in held.slots[1:] if other not in self._down]
+        held.slots = [slot]
+        effects: list[Effect] = []
+        if held.end - held.done > 1:  # the rest of its message would wait with it
+            held.retracting = True
+            held.retract_at = now + limits.LONG_RUN_S
+            effects.append(Retract(slot))
+        return effects + self._admit(now) + self.plan()
+
+    def on_resumed(self, slot: int) -> None:
+        """It goes on at once; nothing starts until there is room for it too."""
+        self.lending.waiting.pop(slot, None)
 
     # ---- stopping
 
@@ -483,9 +467,19 @@ class Holder:
                 held.retracting = True
                 held.retract_at = now + limits.LONG_RUN_S  # a slot that still loads the batch does not answer
                 effects.append(Retract(slot))
-        surplus = [held for held in self.queue[self.share :] if now - held.arrived_at >= limits.SURPLUS_S]
-        effects += [self._hand_back(held) for held in surplus]
-        return effects + self.plan()
+        effects += [self._hand_back(held) for held in self._surplus(now)]
+        for spare in self.lending.useless(self.idle, now):
+            self.idle.remove(spare)
+            effects += self._kill(spare)
+        self.lending.on_tick(self.idle, now)
+        return effects + self._admit(now) + self.plan()
+
+    def _surplus(self, now: float) -> list[Held]:
+        """What others should have. What stands before deeper ones is kept longer: it would only come back at once."""
+        can_start = [held for held in self.queue if self.lending.deep_enough(held)]
+        keep = {id(held): limits.SHALLOW_KEEP_S for held in self.queue}
+        keep |= {id(held): math.inf if i < self.share else limits.SURPLUS_S for i, held in enumerate(can_start)}
+        return [held for held in self.queue if now - held.arrived_at >= keep[id(held)]]
 
     @property
     def quiet(self) -> bool:

@@ -15,9 +15,9 @@ import hashlib
 import heapq
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from farmhand.core.effects import CheckLane, Delivered, Effect, Ended, Running, Send, Stop
 from farmhand.core.tasks import Batch, Counts, Group, Task, TaskState, Window
 from farmhand.model import limits
 from farmhand.model.ids import LaneId, Token
@@ -25,49 +25,11 @@ from farmhand.model.messages import Report
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind, Mark
 
-
-class Send(msgspec.Struct, frozen=True, gc=False):
-    """Publish this batch and say `on_stored` or `on_refused`."""
-
-    batch: Batch
+if TYPE_CHECKING:
+    from farmhand.core.family import Family
 
 
-class Delivered(msgspec.Struct, frozen=True, gc=False):
-    """These tasks succeeded: (task, position of its value in the report's body)."""
-
-    values: list[tuple[Task, int]]
-
-
-class Ended(msgspec.Struct, frozen=True, gc=False):
-    """This task ended otherwise. `position` is its exception's place in the report's body, -1 when there is none."""
-
-    task: Task
-    mark: Mark
-    position: int = -1
-    node: str = ""
-    slot: int = -1
-
-
-class Running(msgspec.Struct, frozen=True, gc=False):
-    """A node says that this task runs now."""
-
-    task: Task
-    node: str
-
-
-class Stop(msgspec.Struct, frozen=True, gc=False):
-    """Tell the nodes to stop or drop these: (token, index)."""
-
-    targets: list[tuple[int, int]]
-
-
-class CheckLane(msgspec.Struct, frozen=True, gc=False):
-    """Ask the engine for this session's oldest work in the lane, and say so with `on_lane_checked`."""
-
-    lane: LaneId
-
-
-Effect = Send | Delivered | Ended | Running | Stop | CheckLane
+__all__ = ["CheckLane", "Delivered", "Effect", "Ended", "Running", "Send", "Session", "Stop"]
 
 
 class Session:
@@ -77,6 +39,8 @@ class Session:
         self.counts = Counts()
         self.batches: dict[Token, Batch] = {}
         self.windows: dict[LaneId, Window] = {}
+        self.families: dict[tuple[Token, int], Family] = {}  # of the tasks that have submitted, by attempt and index
+        self.orphaned: list[Family] = []  # whose parents have ended
         self.full = False  # the engine has no space
         self._secret = secret
         self._bound = bound
@@ -111,7 +75,9 @@ class Session:
     def _activate(self, group: Group) -> None:
         if not group.active and group.waiting:
             group.active = True
-            self.window(group.lane).rounds.append(group)
+            window = self.window(group.lane)
+            window.nested = window.nested or group.depth > 0
+            window.rounds.append(group)
 
     def on_slots(self, lane: LaneId, slots: int) -> None:
         """The steward says that the lane exists and how many slots serve it."""
@@ -127,7 +93,7 @@ class Session:
                 return effects
             self._probe_at = now + limits.STORE_RETRY_S
         while (window := self._next_window()) is not None:
-            group = window.rounds.popleft()
+            group = window.next_group()
             tasks = self._take(group, window.slots)
             if group.waiting:
                 window.rounds.append(group)
@@ -141,13 +107,19 @@ class Session:
 
     def _next_window(self) -> Window | None:
         """The lane that may send next: the one with the least under way, so that a bound starves no lane."""
-        if self._bound and len(self.batches) >= self._bound:
-            return None
         best: Window | None = None
         for window in self.windows.values():
-            if window.rounds and window.room() > 0 and (best is None or window.in_flight < best.in_flight):
+            if not window.rounds:
+                continue
+            depth = window.deepest()
+            if window.room(depth) <= 0 or self._bounded(depth):
+                continue
+            if best is None or window.in_flight < best.in_flight:
                 best = window
         return best
+
+    def _bounded(self, depth: int) -> bool:
+        return self._bound > 0 and sum(w.under_way(depth) for w in self.windows.values()) >= self._bound
 
     def _take(self, group: Group, slots: int) -> list[Task]:
         """The next tasks of a group for one message. A careful task travels alone."""
@@ -182,6 +154,7 @@ class Session:
         batch = Batch(token, group, tasks, now)
         self.batches[token] = batch
         window.in_flight += 1
+        window.count(group.depth, 1)
         return batch
 
     def adopt(self, token: Token, group: Group, tasks: list[Task | None], sequence: int, now: float) -> None:
@@ -200,7 +173,9 @@ class Session:
             self.counts.submitted += 1
         if batch.left:
             self.batches[token] = batch
-            self.window(group.lane).in_flight += 1
+            window = self.window(group.lane)
+            window.in_flight += 1
+            window.count(group.depth, 1)
 
     def _token(self, sequence: int) -> Token:
         digest = hashlib.blake2b(sequence.to_bytes(8, "big"), key=self._secret, digest_size=8).digest()
@@ -339,11 +314,22 @@ class Session:
         self._leave(batch, task)
 
     def _leave(self, batch: Batch, task: Task) -> None:
+        if self.families and (family := self.families.get((batch.token, task.index))) is not None:
+            self.end_family(family)
         batch.tasks[task.index] = None
         batch.left -= 1
         if batch.left == 0:
             del self.batches[batch.token]
-            self.windows[batch.group.lane_id].in_flight -= 1
+            window = self.windows[batch.group.lane_id]
+            window.in_flight -= 1
+            window.count(batch.group.depth, -1)
+
+    # ---- tasks with children, see `core.family`
+
+    def end_family(self, family: Family) -> None:
+        """The run of a parent is over: its children are to be stopped."""
+        del self.families[family.token, family.index]
+        self.orphaned.append(family)
 
     def _again(self, batch: Batch, task: Task) -> list[Effect]:
         """Back to the front of the backlog, under a new token when it is sent again. One that is to be stopped ends here."""

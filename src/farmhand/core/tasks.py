@@ -71,9 +71,10 @@ class Task:
 class Group:
     """Tasks of one profile in one lane: they may share a message, and their durations are learned together."""
 
-    __slots__ = ("active", "backlog", "lane", "lane_id", "mean", "profile", "retry", "waiting")
+    __slots__ = ("active", "backlog", "depth", "lane", "lane_id", "mean", "profile", "retry", "waiting")
 
-    def __init__(self, lane: Lane, profile: Profile, retry: Retry) -> None:
+    def __init__(self, lane: Lane, profile: Profile, retry: Retry, depth: int = 0) -> None:
+        self.depth = depth  # tasks above these that submitted one another
         self.lane = lane
         self.lane_id: LaneId = lane.id
         self.profile = profile
@@ -101,7 +102,17 @@ class Group:
 class Batch:
     """A published message. A task is replaced by None once it has an outcome or has left this attempt."""
 
-    __slots__ = ("attempt", "count", "group", "left", "missed", "sent_at", "sequence", "tasks", "token")
+    __slots__ = (
+        "attempt",
+        "count",
+        "group",
+        "left",
+        "missed",
+        "sent_at",
+        "sequence",
+        "tasks",
+        "token",
+    )
 
     def __init__(self, token: Token, group: Group, tasks: Sequence[Task | None], now: float) -> None:
         self.token = token
@@ -118,20 +129,46 @@ class Batch:
 class Window:
     """What a session has under way in one lane, and which groups want to send there."""
 
-    __slots__ = ("in_flight", "lane", "ready", "rounds", "slots")
+    __slots__ = ("in_flight", "lane", "levels", "nested", "ready", "rounds", "slots")
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.ready = False  # the lane exists; work published before that would wait unseen
         self.slots = 0  # that serve the lane, as the steward last said
         self.in_flight = 0  # batches published and not yet closed
+        self.nested = False  # some of its groups are of children
+        self.levels: dict[int, int] = {}  # the same by depth
         self.rounds: deque[Group] = deque()
 
-    def room(self) -> int:
+    def count(self, depth: int, change: int) -> None:
+        """So many more batches of this depth are under way."""
+        self.levels[depth] = self.levels.get(depth, 0) + change
+        if depth and not self.levels[depth]:
+            del self.levels[depth]
+
+    def under_way(self, depth: int = 0) -> int:
+        """Batches that stand in the way of one of that depth. Those less deep do not: they may wait for it."""
+        return sum(count for level, count in self.levels.items() if level >= depth)
+
+    def room(self, depth: int = 0) -> int:
         """Batches that may be published now."""
         if not self.ready:
             return 0
-        return max(limits.WINDOW_MIN, self.slots * limits.BATCHES_PER_SLOT) - self.in_flight
+        return max(limits.WINDOW_MIN, self.slots * limits.BATCHES_PER_SLOT) - self.under_way(depth)
+
+    def deepest(self) -> int:
+        """The depth of the group that comes next."""
+        return max(group.depth for group in self.rounds) if self.nested else 0
+
+    def next_group(self) -> Group:
+        """Take the group that comes next out of the round: of the deepest the first, for others may wait for it."""
+        if not self.nested:
+            return self.rounds.popleft()
+        deepest = self.deepest()
+        at = next(at for at, group in enumerate(self.rounds) if group.depth == deepest)
+        group = self.rounds[at]
+        del self.rounds[at]
+        return group
 
 
 class Counts(msgspec.Struct):

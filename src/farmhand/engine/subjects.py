@@ -99,6 +99,16 @@ def output(session: str, node: str) -> str:
     return f"ses.{session}.out.{node}"
 
 
+def nested(session: str, node: str) -> str:
+    """What tasks that submit say to their session."""
+    return f"ses.{session}.sub.{node}"
+
+
+def nested_answer(session: str, node: str) -> str:
+    """What a session says to tasks that submit."""
+    return f"ctl.{session}.sub.{node}"
+
+
 def control_of_session(session: str) -> str:
     """A session's orders to every node."""
     return f"ctl.{session}"

@@ -111,6 +111,24 @@ ENVIRONMENT_WORDS_BYTES: Final = 4096  # of uv's words in an error; its reason s
 ENVIRONMENT_TURN_S: Final = 0.5  # a task waits so long at most for others that need no change of a slot's environment
 REQUIREMENTS_BYTES_MAX: Final = 1 * MB  # of one environment, with hashes; a longer list is no list of requirements
 
+# ---- tasks that submit
+NESTED_DEPTH_MAX: Final = 100  # tasks above one another; each waiting one is a process of some 26 MB
+NESTED_CHILDREN_MAX: Final = (
+    20_000  # of one task, without an outcome: `map` keeps MAP_AHEAD, and a loop gone wild ends soon
+)
+NESTED_SESSION_MAX: Final = 100_000  # the same of all tasks of a session: 1 kB each in the client
+NESTED_BYTES_AHEAD: Final = 16 * MB  # submitted by one task and not yet taken by its session; then `submit` waits
+NESTED_ANSWER_BYTES: Final = 1 * MB  # of outcomes, or of submitted tasks, in one message; one alone may be larger
+NESTED_REPEAT_S: Final = 2.0  # what a session has not answered is said again
+NESTED_ALONE_S: Final = 5.0  # nobody listens to the session's subject: its client is gone; a reconnect takes 2 s
+NESTED_SILENCE_S: Final = 35.0  # somebody listens and does not answer: longer than SESSION_SILENCE_S
+LEND_AFTER_S: Final = 0.005  # a shorter wait is not worth two messages and perhaps a process
+IDLE_LOOK_S: Final = 0.05  # how often it is looked whether a task that waits in a way of its own computes
+IDLE_SHARE: Final = 0.2  # of a core, below which it does not
+SPARES_MAX: Final = 1024  # tasks of a node that wait at the same time, and so spare processes: 30 GB of them
+SPARE_KEEP_S: Final = 10.0  # an idle spare process is kept so long: a start costs 0.1 s
+SHALLOW_KEEP_S: Final = 0.25  # work that may not start before deeper work is kept so long, then handed back
+
 # ---- blobs
 CHUNK_BYTES: Final = 1 * MB
 BLOB_CHUNKS_AHEAD: Final = 16  # of one blob under way at once: bounds memory, hides the round trip

@@ -52,6 +52,10 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
     result_max: int = 0  # bytes, 0 for no limit
     environment: str = ""  # hash of its recipe; empty: the node's own Python
 
+    def code_names(self) -> list[str]:
+        """The hashes of all code that a run needs."""
+        return [code for code in (self.code, *self.bundles, self.initializer, self.initargs, self.environment) if code]
+
 
 class Work(msgspec.Struct, array_like=True):
     """Header of a batch on `work.<lane>.<session>`. The body has `count` packed calls."""
@@ -67,6 +71,7 @@ class Work(msgspec.Struct, array_like=True):
     blobs: tuple[BlobRef, ...] = ()
     origin: tuple[Run, ...] = ()  # of a named session's tasks, in order of index; reports repeat it
     numbers: tuple[int, ...] = ()  # for people: which tasks of the session these are, see `span_of`
+    depth: int = 0  # how many tasks submitted one another above these
 
 
 class Report(msgspec.Struct, array_like=True):

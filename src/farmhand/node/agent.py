@@ -28,6 +28,7 @@ from farmhand.model.outcome import Kind, Mark
 from farmhand.model.peers import mismatch, readable_work
 from farmhand.node import processes, slotwire
 from farmhand.node.beat import beat_of, holdings_of
+from farmhand.node.children import Children
 from farmhand.node.codecache import CodeCache
 from farmhand.node.config import Config
 from farmhand.node.data import Spool
@@ -82,6 +83,7 @@ class Agent:
         self.publisher: Publisher
         self.spool: Spool
         self.lanes: Lanes
+        self.children: Children
 
     # ---- life
 
@@ -96,6 +98,7 @@ class Agent:
             self.publisher = Publisher(self.connection)
             self.spool = Spool(config.spool, self.connection, self.publisher)
             self.lanes = Lanes(self)
+            self.children = Children(self)
             self._subscribe()
             self._beat()  # before the first work: the steward must know whose loss would be its loss
             await self.lanes.refresh()
@@ -224,6 +227,8 @@ class Agent:
         elif kind == slotwire.RETRACTED:
             token, first = map(int, payload.split())
             self.carry_out(self.holder.on_retracted(slot.number, token, first, self._loop.time()))
+        elif kind in (slotwire.SAY, slotwire.WAIT):
+            self.children.on_frame(slot, kind, payload)
         elif kind == slotwire.READY and payload != slotwire.OWN_VERSION:
             self._on_other_version(slot, payload)
         elif kind == slotwire.READY:
@@ -252,6 +257,7 @@ class Agent:
         if held is not None:
             self.failures += 1
             self.watch.end(held)
+            self.children.end(held, held.work.count)
             self.spool.remove_unreported(held.cargo.name, range(held.done, held.work.count))
         unfit = self.dressing.on_exit(slot, exit_)
         lost = self.holder.on_slot_lost(
@@ -260,7 +266,9 @@ class Agent:
         self.carry_out(lost)
         wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
         self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
-        if not self.holder.leaving:
+        if slot.number >= self.config.slots:
+            del self.slots[slot.number]
+        elif not self.holder.leaving:
             place = slot.place if slot.ready else None
             self._loop.call_later(wait, lambda: self.spawn(self.start_slot(slot.number, place)))
 
@@ -287,6 +295,7 @@ class Agent:
         else:
             self._store(held, report, body)
         ended = held.done + header.count >= held.end
+        self.children.end(held, held.done + header.count)
         if ended:
             self.watch.end(held)
         slot.flush_printed(partial=ended)
@@ -375,6 +384,10 @@ class Agent:
                     self._on_dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
                 case holding.KillSlot():
                     self.slots[effect.slot].kill()
+                case holding.StartSpare():
+                    self.spawn(self.start_slot(effect.slot))
+                case holding.RefuseWait():
+                    self.slots[effect.slot].write(slotwire.REFUSED_WAIT)
 
     def _start(self, held: holding.Held) -> None:
         work = held.work
@@ -385,15 +398,12 @@ class Agent:
             self._refuse(held, "", Kind.KILLED)
             return
         profile = work.profile
-        if (
-            profile.state.process or profile.environment
-        ) and self.config.in_process:  # its client did not ask for a process
-            self._refuse(
-                held, f"node {self.config.name} has no processes, and the task asks for one (state='process' or env=)"
-            )
+        own_process = profile.state.process or profile.environment
+        if own_process and self.config.in_process:  # its client did not ask for a process
+            why = f"node {self.config.name} has no processes, and the task asks for one (state='process' or env=)"
+            self._refuse(held, why)
             return
-        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
-        wanted = [code for code in hashes if code]
+        wanted = profile.code_names()
         if self.cache.missing(wanted) or work.blobs or not self.dressing.fits(held):
             self.spawn(self._fetch_and_run(held, wanted))
         else:

@@ -59,6 +59,21 @@ class CodeCache:
         if hashlib.blake2b(data, digest_size=HASH_CHARACTERS // 2).hexdigest() != code:
             raise errors.BadMessage(f"the engine's blob {code} has another content")
         self.fetches += 1
+        self._write(code, data)
+
+    def add(self, code: str, data: bytes) -> None:
+        """Keep code that a slot of this node has made. Raises `BadMessage`."""
+        self._check(code, data)
+        if self.missing([code]):
+            self._write(code, data)
+
+    def _check(self, code: str, data: bytes) -> None:
+        if len(code) != HASH_CHARACTERS or not code.isalnum():
+            raise errors.BadMessage(f"{code[:40]!r} is not a hash")
+        if hashlib.blake2b(data, digest_size=HASH_CHARACTERS // 2).hexdigest() != code:
+            raise errors.BadMessage(f"the blob {code} has another content")
+
+    def _write(self, code: str, data: bytes) -> None:
         draft = self._blobs / f".{code}.{secrets.token_hex(4)}"
         draft.write_bytes(data)
         draft.replace(self._blobs / code)

@@ -49,9 +49,10 @@ class Spool:
                 continue
             path = self.folder / f"a-{name}-{ref.index}"
             found[ref.index] = str(path)
-            await blobs.patiently(self._connection, functools.partial(self._fetch, work.session, ref, path))
+            await blobs.patiently(self._connection, functools.partial(self.fetch, work.session, ref, path))
 
-    async def _fetch(self, session: str, ref: BlobRef, path: Path, _number: int) -> None:
+    async def fetch(self, session: str, ref: BlobRef, path: Path, _number: int) -> None:
+        """Read a blob into a file. Raises `StoreFailed` when it is not in the engine."""
         with path.open("wb") as file:
             async for chunk in blobs.read(self._connection, session, ref.id, ref.size):
                 await asyncio.to_thread(file.write, chunk)
@@ -64,15 +65,18 @@ class Spool:
             if work.profile.local:
                 refs.append(BlobRef(index, blob_id, size, file))
                 continue
-            path = Path(file)
-
-            async def send(number: int, blob_id: str = blob_id, path: Path = path) -> None:
-                await self._send(blobs.Writer(self._publisher, work.session, blob_id, again=number > 0), path)
-
-            await blobs.patiently(self._connection, send, sending=True)
-            await asyncio.to_thread(path.unlink)
+            await self.send(work.session, blob_id, Path(file))
             refs.append(BlobRef(index, blob_id, size))
         return tuple(refs)
+
+    async def send(self, session: str, blob_id: str, path: Path) -> None:
+        """Make a blob of a file and remove the file; waits for an engine that is away or full."""
+
+        async def attempt(number: int) -> None:
+            await self._send(blobs.Writer(self._publisher, session, blob_id, again=number > 0), path)
+
+        await blobs.patiently(self._connection, attempt, sending=True)
+        await asyncio.to_thread(path.unlink)
 
     async def _send(self, writer: blobs.Writer, path: Path) -> None:
         with path.open("rb", buffering=0) as file:

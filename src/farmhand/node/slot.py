@@ -33,8 +33,9 @@ from farmhand.model import limits
 from farmhand.model.environment import Recipe
 from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
-from farmhand.node import environment, slotwire
+from farmhand.node import environment, parent, slotwire
 from farmhand.node.output import Printer
+from farmhand.node.parent import Door
 from farmhand.node.threads import Threads
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Slot:
         self._initialized = ("", "")  # whose initializer ran last, and its error text
         self.printer = Printer(self._send_output)
         self.frames = slotwire.Frames(self._on_frame)  # what the agent says goes in here
+        self.door = Door(self.send, self._loader.folder)
 
     # ---- frames
 
@@ -132,6 +134,8 @@ class Slot:
             self._retract()
         elif kind == slotwire.DROP and self._batch is not None:
             self._batch.dropped.add(int(payload))
+        elif kind in (slotwire.TOLD, slotwire.REFUSED_WAIT):
+            self.door.on_frame(kind, payload)
 
     def _retract(self) -> None:
         """Give back what is not started and send what is done; the running task stays."""
@@ -163,6 +167,7 @@ class Slot:
     def _run_batch(self, batch: Batch) -> None:
         self.printer.install()
         self.grant(batch.run.cpus)
+        self.door.begin(batch.work, batch.run.results)
         try:
             batch.entries = unpack_values(batch.body)
             code = self._prepare(batch.work.session, batch.work.profile)
@@ -182,13 +187,14 @@ class Slot:
                     continue
                 self._run_one(batch, code, index)
         finally:
+            self.door.index = -1
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
 
     def _run_one(self, batch: Batch, code: Loaded, index: int) -> None:
         """One call, from its entry to its packed result. Whatever it raises is its result."""
-        self.printer.index = index
+        self.printer.index = self.door.index = index
         began = time.monotonic_ns()
         slotwire.PROGRESS.pack_into(self._progress, 0, index, began)
         mark: Mark | None = None
@@ -215,6 +221,8 @@ class Slot:
             packed = _pack_error(error, self._reader[1])
             size = len(packed)
             del error
+        if self.door.listener is not None:
+            self.door.end()
         ended = time.monotonic_ns()
         with self._lock:
             if mark is not None:
@@ -469,6 +477,7 @@ def main() -> None:
         faulthandler.enable(file=2, all_threads=False)
     environment.forget_large_pages()
     slot = _ProcessSlot(int(options.number), Path(options.cache), _map_progress(Path(options.progress)), sink)
+    parent.here = slot.door
     slot.printer.install()
     threading.Thread(target=slot.read_forever, args=(source,), name="farmhand-reader", daemon=True).start()
     slot.serve()

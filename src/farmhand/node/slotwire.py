@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from farmhand.model.messages import PROTOCOL
+from farmhand.model.nested import Event, Word
 from farmhand.model.outcome import Mark
 from farmhand.model.version import VERSION
 
@@ -29,12 +30,16 @@ OWN_VERSION: Final = (
 RUN: Final = 1
 RETRACT: Final = 2  # give back what is not started, flush what is done
 DROP: Final = 3  # payload: index, as text
+TOLD: Final = 4  # what happened to children
+REFUSED_WAIT: Final = 5  # the task that runs may not wait for its children
 
 # slot to agent
 READY: Final = 11  # payload: the slot's version
 RESULT: Final = 12
 OUTPUT: Final = 13
 RETRACTED: Final = 14  # payload: the batch's token and the first index given back, as text
+SAY: Final = 15  # a task's words about its children
+WAIT: Final = 16  # payload: index, and 1 when its task waits for children, 0 when it goes on, as text
 
 
 class Run(msgspec.Struct, array_like=True):
@@ -70,6 +75,27 @@ class SlotOutput(msgspec.Struct, array_like=True):
     lines: tuple[tuple[int, str], ...]
     dropped: int = 0
     raw: bool = False
+
+
+class Said(msgspec.Struct, array_like=True):
+    """Payload of SAY: the word of the task at `index`, with code that others may not have, and large arguments as files."""
+
+    index: int
+    word: Word
+    code: dict[str, bytes] = {}
+    files: tuple[tuple[int, str, int], ...] = ()  # (number of the child, path, bytes)
+
+
+class Told(msgspec.Struct, array_like=True):
+    """Payload of TOLD, for the task at `index`: so many of its words are taken, and these events have come.
+
+    gone: why nothing more will come.
+    """
+
+    index: int
+    accepted: int
+    events: tuple[Event, ...] = ()
+    gone: str = ""
 
 
 def frame(kind: int, payload: bytes | bytearray | memoryview = b"") -> bytes:

@@ -6,7 +6,10 @@ A call's fate is what its code does each time that it runs: `ok`, `raise`, `cras
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
+
+from farmhand.core.family import Child
 
 OK: Final = "ok"
 RAISE: Final = "raise"
@@ -18,7 +21,9 @@ HANG: Final = "hang"
 class Call:
     """One call of a session. `outcome` is what its future would show; effects are counted when it runs."""
 
-    __slots__ = ("blamable", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task")
+    __slots__ = (
+        "blamable", "brood", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task", "waits",
+    )  # fmt: skip
 
     def __init__(self, session: str, number: int, fates: tuple[str, ...], seconds: float, size: int) -> None:
         self.session = session
@@ -31,6 +36,8 @@ class Call:
         self.runs = 0  # effects
         self.blamable = 0  # attempts that were lost, or that really died under it
         self.task: Any = None
+        self.brood: Callable[[], list[Call]] | None = None  # what it submits, new each time that it runs
+        self.waits = True  # for these
 
     def next_fate(self) -> str:
         """What this run's code does."""
@@ -40,3 +47,10 @@ class Call:
 
     def __repr__(self) -> str:
         return f"{self.session}.{self.number}"
+
+
+def call_of(task: Any) -> Any:
+    """The call of a task; None for none."""
+    if task is None:
+        return None
+    return task.cargo._entry if isinstance(task.cargo, Child) else task.cargo

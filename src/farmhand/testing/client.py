@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
+from farmhand.core.family import Families
 from farmhand.core.tasks import Batch, Group, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, kill_on_loss
 from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, State, Work
 from farmhand.model.needs import Lane
+from farmhand.model.nested import Nested
 from farmhand.model.outcome import Kind
 from farmhand.model.retry import Retry
 from farmhand.model.version import VERSION
+from farmhand.testing import nested
 from farmhand.testing.actor import TIMEOUT, Request, Sleep, Steps
-from farmhand.testing.calls import Call
+from farmhand.testing.calls import Call, call_of
 from farmhand.testing.engine import FULL
 from farmhand.testing.publisher import Publisher, Storing
 
@@ -29,6 +33,8 @@ class SimClient(Storing):
     def __init__(self, world: World, name: str, rng: Random, bound: int) -> None:
         super().__init__(world, name)
         self.core = core.Session(rng.randbytes(16), bound)
+        self.families = Families(self.core, itertools.count(1))
+        self.brood: list[Call] = []  # of its calls
         self.bound = bound
         self.calls: list[Call] = []
         self.open = 0  # calls without an outcome
@@ -100,12 +106,15 @@ class SimClient(Storing):
         self.calls += calls
         self.open += len(calls)
         self.core.on_submitted(group, [call.task for call in calls])
-        if group.lane_id not in self._lanes:
-            self._lanes.add(group.lane_id)
-            self.spawn(self._prepare_lane(group.lane))
+        self._need_lane(group.lane)
         self._pump()
 
+    def all_groups(self) -> list[Group]:
+        """Those of its calls, and those of their children."""
+        return [*self.groups, *self.families.groups()]
+
     def _pump(self) -> None:
+        nested.collect(self)
         self._carry_out(self.core.plan(self.world.schedule.now), None, [])
         due = self.core.next_deadline()
         if due is not None and due < self._armed_at:
@@ -117,6 +126,10 @@ class SimClient(Storing):
         self._carry_out(self.core.on_tick(self.world.schedule.now), None, [])
         self._pump()
 
+    def carry_out(self, effects: list[core.Effect]) -> None:
+        """Do what the core decided, other than by a report."""
+        self._carry_out(effects, None, [])
+
     def _carry_out(self, effects: list[core.Effect], report: Report | None, body: list[Any]) -> None:
         for effect in effects:
             match effect:
@@ -124,23 +137,27 @@ class SimClient(Storing):
                     self._send(effect.batch)
                 case core.Delivered():
                     self.world.invariants.on_delivered(self, effect, report, body)
+                    nested.on_delivered(self, effect)
                 case core.Ended():
                     self.world.invariants.on_ended(self, effect, report)
+                    nested.on_ended(self, effect)
                 case core.Running():
-                    pass
+                    nested.on_running(effect)
                 case core.Stop():
                     args = (self.name, Control(kill=tuple(effect.targets)))
                     engine = self.world.engine
                     self.world.network.up(self, engine.broadcast, (self.world.nodes, "on_control", args), core=True)
                 case core.CheckLane():
                     self.spawn(self._check_lane(effect.lane))
+        nested.flush(self)
 
     def _send(self, batch: Batch) -> None:
         group, tasks = batch.group, batch.tasks
         self.world.invariants.on_sent(self, batch)
-        body = [task.cargo if task is not None else None for task in tasks]
+        body = [call_of(task) for task in tasks]
         alone = any(task is not None and task.careful for task in tasks)
-        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt)
+        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt,
+                    depth=group.depth)  # fmt: skip
 
         def done(sequence: int, problem: str) -> None:
             if problem:
@@ -152,7 +169,21 @@ class SimClient(Storing):
 
         self.publisher.publish(self.world.engine.publish_work, (group.lane_id, work, body), done)
 
+    def on_nested(self, said: Nested) -> None:
+        """A task of ours, on some node, says something about its children."""
+        started = self.core.on_started(Token(said.token), said.index, said.node)
+        nested.on_nested(self, said)
+        for lane in nested.lanes_of(said):
+            self._need_lane(lane)
+        self._carry_out(started, None, [])
+        self._pump()
+
     # ---- lanes
+
+    def _need_lane(self, lane: Lane) -> None:
+        if lane.id not in self._lanes:
+            self._lanes.add(lane.id)
+            self.spawn(self._prepare_lane(lane))
 
     def _prepare_lane(self, lane: Lane) -> Steps:
         engine, steward = self.world.engine, self.world.steward

@@ -6,6 +6,7 @@ stop, everything finishes. P6 what is finished is forgotten. P9 nobody is blamed
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
@@ -15,7 +16,7 @@ from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Report
 from farmhand.model.outcome import Kind
-from farmhand.testing.calls import HANG, OK, RAISE, Call
+from farmhand.testing.calls import HANG, OK, RAISE, Call, call_of
 
 if TYPE_CHECKING:
     from farmhand.testing.client import SimClient
@@ -59,15 +60,15 @@ class Invariants:
         """Tasks have succeeded."""
         assert report is not None
         for task, position in effect.values:
-            require(task.token == report.token, "P3: a stale attempt ended a task", task.cargo, report)
-            require(body[position] is task.cargo, "a task got the value of another", task.cargo, body[position])
-            require(OK in task.cargo.fates, "a task that never succeeds has succeeded", task.cargo)
-            self.on_outcome(task.cargo, "SUCCEEDED")
+            require(task.token == report.token, "P3: a stale attempt ended a task", call_of(task), report)
+            require(body[position] is call_of(task), "a task got the value of another", call_of(task), body[position])
+            require(OK in call_of(task).fates, "a task that never succeeds has succeeded", call_of(task))
+            self.on_outcome(call_of(task), "SUCCEEDED")
 
     def on_ended(self, client: SimClient, effect: core.Ended, report: Report | None) -> None:
         """A task has ended otherwise."""
         task, kind = effect.task, effect.mark.kind
-        call: Call = task.cargo
+        call: Call = call_of(task)
         if report is not None:
             require(task.token == report.token, "P3: a stale attempt ended a task", call, report)
         match kind:
@@ -89,17 +90,26 @@ class Invariants:
                 require(False, "an outcome that cannot be", call, kind)
         self.on_outcome(call, kind.name)
 
+    def on_brood(self, client: SimClient, parent: Call, call: Call) -> None:
+        """A child was accepted."""
+        require(parent.outcome is None, "a child of a parent that has ended", parent, call)
+        require(parent.runs > 0, "a child of a parent that has not run", parent, call)
+
     # ---- attempts and messages
 
     def on_sent(self, client: SimClient, batch: Batch) -> None:
         """A session publishes a batch."""
         require(batch.token not in self._bodies, "a token was used twice", batch.token)
-        self._bodies[batch.token] = [task.cargo if task is not None else None for task in batch.tasks]
+        self._bodies[batch.token] = [call_of(task) for task in batch.tasks]
         window = client.core.windows[batch.group.lane_id]
         most = max(limits.WINDOW_MIN, window.slots * limits.BATCHES_PER_SLOT)
-        out = [other for other in client.core.batches.values() if other.group.lane_id == batch.group.lane_id]
+        depth = batch.group.depth  # what is less deep does not count
+        earlier = itertools.takewhile(lambda other: other is not batch, client.core.batches.values())
+        counted = [b for b in earlier if b.group.depth >= depth]
+        all_out = [*counted, batch]
+        out = [other for other in all_out if other.group.lane_id == batch.group.lane_id]
         require(len(out) <= most, "the window of a lane is exceeded", client.name, len(out), most)
-        require(not client.bound or len(client.core.batches) <= client.bound, "the bound is exceeded", client.name)
+        require(not client.bound or len(all_out) <= client.bound, "the bound is exceeded", client.name)
         careful = [task for task in batch.tasks if task is not None and task.careful]
         require(not careful or batch.count == 1, "a careful task travels with others", careful)
 
@@ -156,7 +166,7 @@ class Invariants:
                 if task is not None:
                     there += 1
                     if task.token != token or task.state not in _OUT:
-                        require(False, "a task is in a batch and elsewhere", task.cargo, task.state)
+                        require(False, "a task is in a batch and elsewhere", call_of(task), task.state)
             places += there
             in_flight[batch.group.lane_id] = in_flight.get(batch.group.lane_id, 0) + 1
             if not batch.left == there > 0:
@@ -165,7 +175,7 @@ class Invariants:
             require(
                 window.in_flight == in_flight.get(lane, 0), "a window counts wrongly", client.name, window.in_flight
             )
-        for group in client.groups:
+        for group in client.all_groups():
             places += self._check_backlog(group)
         for _, _, task in session._backoff:
             places += task.state is TaskState.BACKOFF
@@ -179,7 +189,7 @@ class Invariants:
             if task.state is TaskState.WAITING:
                 waiting += 1
             elif task.state is not TaskState.DONE:
-                require(False, "a task waits and is elsewhere", task.cargo, task.state)
+                require(False, "a task waits and is elsewhere", call_of(task), task.state)
         require(waiting == group.waiting, "a group counts wrongly", waiting, group.waiting)
         require(not waiting or group.active, "a group with work is not in its lane's round")
         return waiting
@@ -215,7 +225,19 @@ class Invariants:
             )
         require(len(holder.queue) <= len(holder.held), "a message is queued and not held", node.name)
         for held in holder.by_slot.values():
-            require(len(held.slots) == held.cpus, "a wide task has lost a slot", node.name, held.slots, held.cpus)
+            whole = len(held.slots) == held.cpus or held in node.lenders
+            require(whole, "a wide task has lost a slot", node.name, held.slots, held.cpus)
+        self._check_places(node)
+
+    def _check_places(self, node: SimNode) -> None:
+        """No more runs than there are places, but for waiters that went on; and few wait, however many children there are."""
+        lending, places = node.holder.lending, node.holder.slots
+        back = sum(h.cpus for s, h in node.holder.by_slot.items() if h in node.lenders and s not in lending.waiting)
+        taken = node.holder.busy
+        require(taken <= places + back, "places are taken twice", node.name, taken, places, back)
+        for depth in {held.work.depth for held in lending.waiting.values()}:
+            wait = sum(held.cpus for held in lending.waiting.values() if held.work.depth == depth)
+            require(wait <= places, "too many of a depth wait", node.name, depth, wait)
 
     def check_steward(self, steward: SimSteward) -> None:
         """A lost incarnation never counts as living."""
@@ -228,7 +250,7 @@ class Invariants:
         """What is not finished yet; empty when the world has come to rest."""
         for client in self._world.clients:
             if not client.over:
-                for call in client.calls:
+                for call in [*client.calls, *client.brood]:
                     if call.outcome is None:
                         return f"P4: {call} has no outcome; it is {call.task.state.name}"
         if self._world.engine.work:
@@ -240,13 +262,21 @@ class Invariants:
 
     def at_rest(self) -> None:
         """P6: what is finished is forgotten."""
+        for node in self._world.nodes:
+            if node.alive:
+                spares = node.holder.lending.spares
+                require(len(spares) <= node.places + 1, "P6: spare processes are kept", node.name, spares)
         for client in self._world.clients:
             if not client.over:
                 session = client.core
                 self.check_tasks(client)
                 require(not session.batches, "P6: a batch is kept", client.name)
+                require(not session.families and not session.orphaned, "P6: a family is kept", client.name)
+                require(not client.families.open, "P6: a child is kept", client.name)
                 require(
                     not any(w.in_flight for w in session.windows.values()), "P6: a window is not empty", client.name
                 )
-                require(not any(group.waiting for group in client.groups), "P6: a backlog is not empty", client.name)
+                require(
+                    not any(group.waiting for group in client.all_groups()), "P6: a backlog is not empty", client.name
+                )
                 require(not session.unfinished() and not client.open, "P6: a task is kept", client.name)

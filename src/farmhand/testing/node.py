@@ -9,10 +9,12 @@ from farmhand.core.pauses import Pauses
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Control, Gone, Holding, LaneTable, NodeBeat, Report, Started
+from farmhand.model.nested import NestedAnswer
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.version import VERSION
 from farmhand.testing.actor import TIMEOUT, Actor, Request, Steps
 from farmhand.testing.engine import StoredWork
+from farmhand.testing.nested import Lines
 from farmhand.testing.publisher import Publisher, Storing
 from farmhand.testing.slot import SimSlot
 
@@ -41,7 +43,10 @@ class SimNode(Storing):
         super().__init__(world, name)
         self.capabilities = capabilities
         self.incarnation = ""
+        self.places = slots
         self.holder = holding.Holder(slots)
+        self.lenders: set[holding.Held] = set()  # that have waited for children
+        self.lines = Lines(self)
         self.slots = [SimSlot(self, number) for number in range(slots)]
         self.frozen_slots = False  # a freeze holds the slots too
         self.gone_for_good = False
@@ -58,12 +63,14 @@ class SimNode(Storing):
         """A new incarnation."""
         self.incarnation = f"{self.name}-{self.life}"
         self.world.log("%s starts", self.incarnation)
-        self.holder = holding.Holder(len(self.slots))
+        self.holder = holding.Holder(self.places)
+        self.lenders.clear()
+        self.lines = Lines(self)
         self.publisher = Publisher(self)
         self._ticking = False
         self._changing.clear()
         self._pauses = Pauses(self.world.schedule.now)
-        for slot in self.slots:
+        for slot in self.slots[: self.places]:
             slot.start()
         self.on_connected()
         self.every(limits.BEAT_S, self._beat)
@@ -78,6 +85,7 @@ class SimNode(Storing):
     def on_connected(self) -> None:
         """Say that we live, ask for work again."""
         self.publisher.on_connected()
+        self.lines.on_connected()
         self._beat()
         self.carry_out(self.holder.on_connected())
         self.spawn(self._refresh())
@@ -133,7 +141,9 @@ class SimNode(Storing):
             self.world.invariants.on_slot_death(held, slot.running)
         mark = Mark(0, Kind.CRASHED, "killed", None, 9)
         self.carry_out(self.holder.on_slot_lost(slot.number, slot.running, mark, self.world.schedule.now))
-        if not self.holder.leaving:
+        if held is not None:
+            self.lines.end(held, held.work.count)
+        if not self.holder.leaving and slot.number < self.places:
             self.after(0.0 if self.world.rng.random() < 0.5 else limits.SLOT_RESTART_S, slot.start, slot.worn)
 
     def _change(self, slot: SimSlot, held: holding.Held) -> None:
@@ -160,6 +170,7 @@ class SimNode(Storing):
             self._store(held, report, values)
         else:  # a large result goes ahead of its report
             self.after(0.5 * self.world.rng.random(), self._store, held, report, values)
+        self.lines.end(held, first + count)
         self.carry_out(self.holder.on_reported(slot.number, count, self.world.schedule.now))
 
     def on_slot_retracted(self, slot: SimSlot, token: int, first: int) -> None:
@@ -224,6 +235,15 @@ class SimNode(Storing):
                 case holding.KillSlot():
                     self.slots[effect.slot].ordered = True
                     self.slots[effect.slot].kill()
+                case holding.StartSpare():
+                    self._start_spare(effect.slot)
+                case holding.RefuseWait():
+                    raise AssertionError("so many cannot wait in this world")
+
+    def _start_spare(self, number: int) -> None:
+        while len(self.slots) <= number:
+            self.slots.append(SimSlot(self, len(self.slots)))
+        self.slots[number].start()
 
     def _start(self, held: holding.Held) -> None:
         if self.world.rng.random() < 0.9:
@@ -301,6 +321,10 @@ class SimNode(Storing):
             self.kill()
             self.start()
 
+    def on_nested_answer(self, answer: NestedAnswer) -> None:
+        """A session answers a task that submits."""
+        self.lines.on_answer(answer)
+
     def on_holding_request(self, asker: Actor, number: int) -> None:
         """The steward asks what we hold."""
         self.world.network.up(self, self.world.engine.respond, (asker, number, self._holding()))
@@ -337,7 +361,7 @@ class SimNode(Storing):
         )
 
     def _beat(self) -> None:
-        beat = NodeBeat(messages.PROTOCOL, VERSION, self.name, self.name, self.incarnation, "", 0, len(self.slots), self.holder.busy,
+        beat = NodeBeat(messages.PROTOCOL, VERSION, self.name, self.name, self.incarnation, "", 0, self.places, self.holder.busy,
                         "3.11", self.capabilities, self._holding(), leaving=self.holder.leaving)  # fmt: skip
         engine = self.world.engine
         self.world.network.up(self, engine.broadcast, ([self.world.steward], "on_node_beat", (beat,)), core=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from farmhand.core.holding import Held
 from farmhand.model.outcome import Kind, Mark
-from farmhand.testing.calls import CRASH, DOOM, HANG, RAISE, Call
+from farmhand.testing.calls import CRASH, DOOM, HANG, OK, RAISE, Call
 
 if TYPE_CHECKING:
     from farmhand.testing.node import SimNode
@@ -159,10 +159,20 @@ class SimSlot:
         call = batch.body[index]
         self.running, self.began = index, self.node.world.schedule.now
         fate = call.next_fate() if call is not None else RAISE
+        if call is not None and call.brood is not None and fate == OK:
+            self._later(call.seconds / 2, self.node.lines.submit, self, batch.token, index, call)
+            return
         seconds = call.seconds if call is not None else 0.0
         self.node.world.log("%s.%d runs %s (%d): %s", self.node.incarnation, self.number, call, index, fate)
         if fate != HANG:
             self._later(seconds, self._end_one, batch, index, fate)
+
+    def go_on(self, token: int, index: int) -> None:
+        """The running call has what it waited for, or does not wait."""
+        batch = self._batch
+        if batch is not None and batch.token == token and self.running == index:
+            call = batch.body[index]
+            self._later(call.seconds / 2 if call is not None else 0.0, self._end_one, batch, index, OK)
 
     def _end_one(self, batch: _Batch, index: int, fate: str) -> None:
         if fate == CRASH:

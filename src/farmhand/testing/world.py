@@ -77,6 +77,9 @@ class World:
         self.clients: list[SimClient] = []
         self.healed = False
         self._disturbed_at: list[float] = [-CALM_S]
+        self._dice = Random(f"nested {seed}")  # noqa: S311 - of its own, so that worlds without such tasks stay as they were
+        self._nested = self._dice.random() < 0.4
+        self._narrow = self._nested and self._dice.random() < 0.5  # nodes of one slot
         self._lanes = [LANES[0], *rng.sample(LANES[1:], rng.choice((0, 0, 1, 2)))]
         calm = rng.random() < 0.25
         if calm:
@@ -102,12 +105,14 @@ class World:
         for number in range(rng.choice((1, 1, 2, 3))):
             slots = rng.choice((2, 3)) if number == 0 else rng.choice((1, 2, 3))
             gpu = {"gpu": "1"} if number == 0 or rng.random() < 0.3 else {}
+            slots = 1 if self._narrow else slots
             node = SimNode(self, f"n{number}", slots, {"cpus": str(slots), **gpu}, rng.choice((0.2, 2.0)))
             self.nodes.append(node)
             self.schedule.at(0.0 if number == 0 else rng.choice((0.0, 0.0, 3.0)), node.start)
 
     def _make_clients(self, span: float, *, gentle: bool) -> None:
         rng = self.rng
+        self._lanes = [lane for lane in self._lanes if not self._narrow or lane.cpus < 2]
         for number in range(rng.choice((1, 1, 2, 3))):
             name = session_id(f"{number}", rng.choice(("kill", "kill", "finish")))
             client = SimClient(self, name, rng, rng.choice((0, 0, 0, 1, 3)))
@@ -123,6 +128,30 @@ class World:
                 )
                 group = client.group(lane, retry, rng.choice((0.0, 0.0, 0.5)))
                 made = self._plan_calls(client, group, made, span, gentle=gentle)
+            if self._nested:
+                self._plan_parents(client, made, span, gentle=gentle)
+
+    def _plan_parents(self, client: SimClient, made: int, span: float, *, gentle: bool) -> None:
+        """Calls that submit others, which may do so too."""
+        dice = self._dice
+        group = client.group(LANES[0], Retry(), 0.0)
+
+        def call(levels: int) -> Call:
+            nonlocal made
+            fates = (OK,) if gentle else dice.choice(FATES)
+            one = Call(client.name, made, fates, dice.choice((0.001, 0.03, 0.3)), 10)
+            made += 1
+            if levels:
+                width = dice.choice((1, 2, 5))
+                one.brood = lambda: [call(dice.randrange(levels)) for _ in range(width)]
+                one.waits = dice.random() < 0.9
+            return one
+
+        calls = [call(dice.choice((1, 2, 4))) for _ in range(dice.choice((1, 2)))]
+        at = 0.3 + span * dice.random()
+        self.schedule.at(at, client.fire, client.life, client.submit, (group, calls))
+        if dice.random() < 0.3:
+            self.schedule.at(at + 3 * dice.random(), client.fire, client.life, client.stop, (calls[0],))
 
     def _plan_calls(self, client: SimClient, group: Group, made: int, span: float, *, gentle: bool) -> int:
         """Bursts of calls of one group, and their cancels and kills; how many calls the session has by now."""
@@ -295,7 +324,7 @@ def run_seed(seed: int, trace: list[str] | None = None, *, sleeps: bool = False)
             import traceback
 
             trace.append(traceback.format_exc())
-    calls = [call for client in world.clients for call in client.calls]
+    calls = [call for client in world.clients for call in [*client.calls, *client.brood]]
     runs = sum(call.runs for call in calls)
     return Verdict(seed, problem, world.schedule.events, world.schedule.now, len(calls), runs)
 

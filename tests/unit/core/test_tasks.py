@@ -78,5 +78,5 @@ def test_a_window_has_room_when_its_lane_is_there() -> None:
     window.ready = True
     assert window.room() == limits.WINDOW_MIN
     window.slots = 10
-    window.in_flight = 4
+    window.count(0, 4)
     assert window.room() == 10 * limits.BATCHES_PER_SLOT - 4

@@ -1,0 +1,8 @@
+"""What is needed to open a farm, and by nobody who only submits to one: it is loaded when a `Farm` is made."""
+
+from farmhand.client.embedded import EmbeddedFarm
+from farmhand.client.link import DriverConfig
+from farmhand.client.remote import remote_login
+from farmhand.home.settings import chosen_farm
+
+__all__ = ["DriverConfig", "EmbeddedFarm", "chosen_farm", "remote_login"]
