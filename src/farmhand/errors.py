@@ -27,6 +27,8 @@
         ├── ArgumentsUndecodable                its arguments could not be unpickled there (also a BrokenProcessPool)
         ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
         ├── TaskRefused                         it could not be started
+        ├── InputFailed                         a future among its arguments has failed; the cause says how
+        ├── InputLost                           the value of a future or reference among its arguments is gone
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
         ├── TaskOutOfMemory                     it used more memory than it said it needs (also a MemoryError)
@@ -192,6 +194,14 @@ class ResultUndecodable(TaskError, BrokenProcessPool):
 
 class TaskRefused(TaskError):
     """The task could not be started."""
+
+
+class InputFailed(TaskError):
+    """A future among the task's arguments has failed, so the task did not run."""
+
+
+class InputLost(TaskError):
+    """The value of a future or reference among the task's arguments is gone from the farm."""
 
 
 class TaskCrashed(TaskError, BrokenProcessPool):

@@ -255,7 +255,8 @@ class AsyncFarm(_AsyncView):
             else:
                 future.bind(packing.result())
 
-        self._packers.submit(submit).add_done_callback(tell)
+        future.packing = self._packers.submit(submit)
+        future.packing.add_done_callback(tell)
 
     # ---- looking
 

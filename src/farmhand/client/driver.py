@@ -8,9 +8,13 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import itertools
 import logging
 import secrets
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,11 +24,13 @@ import msgspec
 from farmhand import errors
 from farmhand.client.beat import beat_of
 from farmhand.client.futures import FarmFuture
+from farmhand.client.inputs import starve
 from farmhand.client.lanes import Lanes
+from farmhand.client.large import Large, remove_file
 from farmhand.client.link import Link
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
-from farmhand.client.sending import Large, Sender
+from farmhand.client.sending import Sender
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task
 from farmhand.engine import subjects
@@ -69,6 +75,8 @@ class Driver(Link):
         self._idle = threading.Condition()
         self._abandoned = False
         self._lanes = Lanes(self)
+        self.left: weakref.WeakSet[FarmFuture[Any]] = weakref.WeakSet()  # whose large values nobody has asked for
+        self._blobs = itertools.count(1)
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._unpurged = 0
@@ -116,6 +124,7 @@ class Driver(Link):
         )
         for future in [
             *self.fetching,
+            *self.left,
             *(task.cargo for task in self.core.unfinished()),
             *(t.cargo for _, t in self._inbox),
         ]:
@@ -181,6 +190,9 @@ class Driver(Link):
                 case core.Ended():
                     self.results.end(effect, body)
                     ended = True
+                case core.Unfed():
+                    starve(effect.task.cargo, effect.task, effect.cause)
+                    ended = True
                 case core.Running():
                     effect.task.cargo.on_running(effect.node)
                 case core.Stop():
@@ -232,6 +244,7 @@ class Driver(Link):
         for task in tasks:
             task.cargo.set_exception(error)
         self.wake_waiters()
+        self._pump()
 
     def on_lane_checked(self, lane: LaneId, asked_at: float, oldest: int) -> None:
         """See `core.session.Session.on_lane_checked`."""
@@ -339,13 +352,19 @@ class Driver(Link):
         self._pump()
 
     def _carry_out_soon(self, effects: list[core.Effect]) -> None:
+        if self.core.feeding.starved and self.alive and not self._awake:
+            self._wake()
         if effects and self.alive:
             self.loop.call_soon_threadsafe(self.carry_out, effects, None)
             self.loop.call_soon_threadsafe(self._arm)
 
     def forget(self, entry: Any) -> None:
-        """A task was withdrawn: its large arguments are not needed any more."""
-        if type(entry) is Large and self.alive:
+        """Nobody needs this any more, if it is something large: of a task that was withdrawn, or a value; from any thread."""
+        if type(entry) is not Large:
+            return
+        if entry.path:
+            remove_file(entry.path)
+        elif self.alive:
             self.loop.call_soon_threadsafe(self.results.forget, entry)
 
     def cancel_waiting(self) -> None:
@@ -361,8 +380,27 @@ class Driver(Link):
         """Futures that wait for something."""
         return self.core.open + len(self._inbox) + len(self.fetching)
 
+    def new_blob(self) -> str:
+        """A name for a large value of this session."""
+        return f"{next(self._blobs):x}"
+
+    def fetch(self, future: FarmFuture[Any]) -> None:
+        """Somebody asks for a large value that was left on the farm; from any thread."""
+        if self.alive:
+            self.loop.call_soon_threadsafe(self.results.fetch_left, future)
+
     def wait_all(self) -> None:
-        """Return when every task has its outcome."""
+        """Return when every task has its outcome. Large values come along, unless they have served other calls."""
+        self._wait_idle()
+        if self.alive and not self.on_its_thread():
+            with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the loop has just ended
+                for future in asyncio.run_coroutine_threadsafe(self._unserving(), self.loop).result():
+                    future.exception()
+
+    async def _unserving(self) -> list[FarmFuture[Any]]:
+        return [future for future in self.left if not future.serves]
+
+    def _wait_idle(self) -> None:
         with self._idle:
             while self.open and self.broken is None and self.alive:
                 self._idle.wait(1.0)  # the pause only matters if the thread itself dies
@@ -381,8 +419,8 @@ class Driver(Link):
                 alive = self.core.cancel(task)[0] or not future.done()
             if alive and not future.done():
                 future.set_exception(error)
-        for future in list(self.fetching):
-            self.results.fail(future, error)
+        for future in [*self.fetching, *self.left]:
+            self.results.fail(future, _left_behind(error) if future._left else error)
         with self._idle:
             self._idle.notify_all()
 
@@ -393,3 +431,8 @@ class Driver(Link):
         self.connection.publish(subjects.beat_of_session(self.session_id), messages.encode(beat))
         if again and not ended:
             self.loop.call_later(limits.BEAT_S, self._beat)
+
+
+def _left_behind(error: Exception) -> Exception:
+    return errors.FarmClosed(f"{error} Its large value was left there, since only other calls used it: ask for the result "
+                             f"while the farm is open")  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import sys
 import threading
@@ -19,10 +18,11 @@ from farmhand import errors
 from farmhand.client.driver import Driver, DriverConfig
 from farmhand.client.embedded import EmbeddedFarm
 from farmhand.client.futures import FarmFuture
+from farmhand.client.inputs import Source, check_sources, links_of
+from farmhand.client.large import Large, LateUpload, Uploader
 from farmhand.client.mapping import map_all, map_lazily
 from farmhand.client.options import TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
 from farmhand.client.remote import remote_login
-from farmhand.client.sending import Large, LateUpload, Uploader
 from farmhand.code.hashing import content_hash
 from farmhand.code.pack import Packer
 from farmhand.code.values import estimate_size
@@ -153,7 +153,6 @@ class Farm(_View):
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._closed = False
         self._embedded: EmbeddedFarm | None = None
-        self._large = itertools.count(1)
         config = DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
         if address is None:
             self._embedded = embedded = EmbeddedFarm(_share(self._max_workers, nodes))
@@ -211,11 +210,13 @@ class Farm(_View):
     ) -> FarmFuture[Any]:
         self._check_open()
         future: FarmFuture[Any] = FarmFuture(self._driver)
-        entry, size, bundles = self._pack(args, kwargs)
+        inputs: list[Source] = []
+        entry, size, bundles = self._pack(args, kwargs, inputs)
         group = self._group(options, fn, bundles)
         future._entry = entry
-        task = Task(group, size, future)
-        future._task = task
+        future._task = task = Task(group, size, future)
+        if inputs:
+            self._feed(future, task, inputs)
         self._driver.submit(group, task)
         return future
 
@@ -228,8 +229,9 @@ class Farm(_View):
         plain = self._group(options, fn, ())
         futures: list[FarmFuture[Any]] = []
         tasks: list[Task] = []
+        inputs: list[Source] = []
         for args in calls:
-            entry, size, bundles = pack(args, {})
+            entry, size, bundles = pack(args, {}, inputs)
             group = plain if not bundles else self._group(options, fn, bundles)
             if tasks and tasks[-1].group is not group:
                 driver.submit_many(tasks[-1].group, tasks)
@@ -237,6 +239,10 @@ class Farm(_View):
             future: FarmFuture[Any] = FarmFuture(driver)
             future._entry = entry
             future._task = task = Task(group, size, future)
+            future._stays = False  # map gives it to nobody, so it can serve no call
+            if inputs:
+                self._feed(future, task, inputs)
+                inputs = []
             tasks.append(task)
             futures.append(future)
             if len(tasks) >= limits.BATCH_TASKS_MAX * 4:  # the farm starts while the caller goes on packing
@@ -245,6 +251,11 @@ class Farm(_View):
         if tasks:
             driver.submit_many(tasks[-1].group, tasks)
         return futures
+
+    def _feed(self, future: FarmFuture[Any], task: Task, inputs: list[Source]) -> None:
+        check_sources(inputs, self._driver)
+        future._inputs = tuple(inputs)
+        task.links = links_of(inputs)
 
     @property
     def _broken(self) -> bool:
@@ -263,34 +274,41 @@ class Farm(_View):
         if driver.core.full or driver.publisher.stuck:
             raise errors.EngineFull
 
-    def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int, tuple[str, ...]]:
-        """The call's entry, its size in bytes, and the bundles its arguments need."""
-        entry, bundles = (args, ()) if not args and not kwargs else self._pack_arguments(args, kwargs)
+    def _pack(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
+    ) -> tuple[Any, int, tuple[str, ...]]:
+        """The call's entry, its size in bytes, and the bundles its arguments need. `inputs` takes its inputs."""
+        entry, bundles = (args, ()) if not args and not kwargs else self._pack_arguments(args, kwargs, inputs)
         if type(entry) is tuple:
             return entry, 64, ()
         if type(entry) is Large:
             return entry, 128, bundles
         return entry, len(entry), bundles
 
-    def _pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    def _pack_arguments(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
+    ) -> tuple[Any, tuple[str, ...]]:
         if estimate_size(args, kwargs) < limits.INLINE_BYTES_MAX:
-            entry, bundles = self._packer.pack_call(args, kwargs)
+            entry, bundles = self._packer.pack_call(args, kwargs, inputs)
             if type(entry) is tuple or len(entry) < limits.INLINE_BYTES_MAX:
                 self._offer_bundles(bundles)
                 return entry, bundles
-        large, bundles = self._pack_large(args, kwargs)
+        inputs.clear()
+        large, bundles = self._pack_large(args, kwargs, inputs)
         self._offer_bundles(bundles)
         return large, bundles
 
-    def _pack_large(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Large, tuple[str, ...]]:
+    def _pack_large(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
+    ) -> tuple[Large, tuple[str, ...]]:
         """Arguments too large for a message: a file that the slots can open, or chunks in the engine."""
-        blob_id = f"{next(self._large):x}"
+        blob_id = self._driver.new_blob()
         spool = self._driver.config.spool
         if spool:
             path = Path(spool) / f"a-{self._driver.session_id}-{blob_id}"
             try:
                 with path.open("wb") as file:
-                    bundles = self._packer.pack_call_into(args, kwargs, file.write)
+                    bundles = self._packer.pack_call_into(args, kwargs, file.write, inputs)
                     size = file.tell()
             except BaseException:
                 path.unlink(missing_ok=True)
@@ -298,11 +316,11 @@ class Farm(_View):
             return Large(blob_id, size, str(path)), bundles
         if self._driver.on_its_thread():
             late = LateUpload(self._driver, blob_id)
-            bundles = self._packer.pack_call_into(args, kwargs, late.write)
+            bundles = self._packer.pack_call_into(args, kwargs, late.write, inputs)
             return Large(blob_id, late.size, later=late), bundles
         uploader = Uploader(self._driver, blob_id)
         try:
-            bundles = self._packer.pack_call_into(args, kwargs, uploader.write)
+            bundles = self._packer.pack_call_into(args, kwargs, uploader.write, inputs)
             uploader.finish()
         except BaseException:
             uploader.withdraw()

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from farmhand import errors
-from farmhand.client.futures import FarmFuture, settle
-from farmhand.client.sending import Large
+from farmhand.client.futures import FarmFuture, note_packed, settle, settling
+from farmhand.client.inputs import Source
+from farmhand.client.large import Large, remove_file
 from farmhand.code.failure import unpack_exception
 from farmhand.code.values import load_from, unpack_result, unpack_values
 from farmhand.core import session as core
@@ -94,6 +95,7 @@ class Results:
     def deliver(self, effect: core.Delivered, body: Body) -> None:
         """These tasks succeeded."""
         ready: list[tuple[FarmFuture[Any], Any]] = []
+        packed: list[tuple[FarmFuture[Any], Any]] = []
         for task, position in effect.values:
             future: FarmFuture[Any] = task.cargo
             if type(future._entry) is Large:
@@ -102,13 +104,42 @@ class Results:
             if type(entry) is tuple:
                 ready.append((future, entry[0]))
             elif entry is None:
-                self._later(future, self._fetch(future, body.blobs.pop(task.index, None)))
-            elif len(entry) > _DECODE_INLINE_BYTES:
+                self._on_large(future, task.group.profile.name, body.blobs.pop(task.index, None))
+            else:
+                packed.append((future, entry))
+        if ready:
+            settle(ready)
+        note_packed(packed)
+        for future, entry in packed:
+            if len(entry) > _DECODE_INLINE_BYTES:
                 self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
             else:
                 self._open(future, functools.partial(unpack_result, entry))
-        if ready:
-            settle(ready)
+
+    def _on_large(self, future: FarmFuture[Any], name: str, ref: BlobRef | None) -> None:
+        """A large value is there. Unless somebody has asked for it, it stays there: it may only serve other calls."""
+        if ref is None:
+            self.fail(future, errors.ResultUndecodable("the task succeeded, but its report lacks the value"))
+            return
+        large = Large(ref.id, ref.size, ref.path, mapped=ref.mapped)
+        with settling:
+            if future._source is None:
+                future._source = Source(f"the result of {name!r}", driver=self._driver)
+            future._source.large, future._source.task = large, None
+            future._inputs, future._entry, future._task = (), None, None
+            future._left = future._stays and future._lazy_condition is None
+        if future._left:
+            self._driver.left.add(future)
+        else:
+            self._later(future, self._fetch(future, future._source))
+
+    def fetch_left(self, future: FarmFuture[Any]) -> None:
+        """Somebody asks for a value that was left on the farm. Others that serve no call are most likely asked for next."""
+        for one in [future, *(other for other in self._driver.left if not other.serves)]:
+            if one._left and one._source is not None:
+                one._left = False
+                self._driver.left.discard(one)
+                self._later(one, self._fetch(one, one._source))
 
     def discard(self, body: Body) -> None:
         """Remove values that came for nobody: their tasks were cancelled, or ended by another attempt."""
@@ -146,20 +177,22 @@ class Results:
             self._driver.fetching.discard(future)
             self._driver.wake_waiters()
 
-    async def _fetch(self, future: FarmFuture[Any], ref: BlobRef | None) -> None:
+    async def _fetch(self, future: FarmFuture[Any], source: Source) -> None:
         """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
-        if ref is None:
-            raise errors.ResultUndecodable("the task succeeded, but its report lacks the value")
-        if ref.path:
-            await asyncio.to_thread(self._open, future, lambda: _read_file(Path(ref.path)))
-            return
-        async with self._streams:
-            value = await blobs.patiently(self._driver.connection, lambda _: self._read(ref))
-        self._open(future, value.get)
-        del value
-        await self.remove(ref.id)
+        large = source.large
+        assert large is not None
+        if large.path:
+            await asyncio.to_thread(self._open, future, functools.partial(_read_file, Path(large.path)))
+        else:
+            async with self._streams:
+                value = await blobs.patiently(self._driver.connection, lambda _: self._read(large))
+            self._open(future, value.get)
+            del value
+        with settling:
+            if not source.wanted:  # it serves nobody, so it goes now and not with the future
+                future._source = None
 
-    async def _read(self, ref: BlobRef) -> Value:
+    async def _read(self, ref: Large) -> Value:
         """Stream a value out of the engine. Raises what the engine says; what unpickling raises comes with the value."""
         driver = self._driver
         pipe = ChunkPipe()
@@ -195,7 +228,7 @@ class Results:
     def forget(self, large: Large) -> None:
         """Large arguments are no longer needed."""
         if large.path:
-            Path(large.path).unlink(missing_ok=True)
+            remove_file(large.path)
         else:
             self._driver.spawn(self.remove(large.id))
 
@@ -276,11 +309,8 @@ class ChunkPipe:
 
 
 def _read_file(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return load_from(file)
-    finally:
-        path.unlink(missing_ok=True)
+    with path.open("rb") as file:
+        return load_from(file)
 
 
 def _decode_error(error: BaseException) -> BaseException:

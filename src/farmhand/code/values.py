@@ -137,11 +137,11 @@ class Sink:
         return memoryview(data).nbytes
 
 
-def write_value(value: Any, write: Callable[[Buffer], object]) -> set[str]:
+def write_value(value: Any, write: Callable[[Buffer], object], inputs: list[Any] | None = None) -> set[str]:
     """Pickles a value piece by piece and holds no second copy of it. Returns the user's modules that it needs."""
     from farmhand.code.pickler import CodePickler
 
-    pickler = CodePickler(Sink(write))
+    pickler = CodePickler(Sink(write), inputs=inputs)
     pickler.dump(value)
     return pickler.modules
 

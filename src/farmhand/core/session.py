@@ -6,7 +6,7 @@ that it has given up, or keep a task waiting that nothing will ever bring back.
 
 Rule 1: an attempt is a token. Only a report that carries the token under which a task is out now may end it.
 Rule 2: every token is closed exactly once: by reports for all its indices, by a loss, or by a refusal.
-Rule 3: a task is in one place: a backlog, the back-off heap, or one batch.
+Rule 3: a task is in one place: a backlog, the back-off heap, one batch, or among those that wait for inputs (`feeding`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from farmhand.core.feeding import Feeding
 from farmhand.core.tasks import Batch, Counts, Group, Task, TaskState, Window
 from farmhand.model import limits
 from farmhand.model.ids import LaneId, Token
@@ -48,6 +49,13 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     slot: int = -1
 
 
+class Unfed(msgspec.Struct, frozen=True, gc=False):
+    """This task ended without a run: `cause`, one of its inputs or of theirs, has ended without a value."""
+
+    task: Task
+    cause: Task
+
+
 class Running(msgspec.Struct, frozen=True, gc=False):
     """A node says that this task runs now."""
 
@@ -67,7 +75,7 @@ class CheckLane(msgspec.Struct, frozen=True, gc=False):
     lane: LaneId
 
 
-Effect = Send | Delivered | Ended | Running | Stop | CheckLane
+Effect = Send | Delivered | Ended | Unfed | Running | Stop | CheckLane
 
 
 class Session:
@@ -75,6 +83,7 @@ class Session:
 
     def __init__(self, secret: bytes, bound: int = 0) -> None:
         self.counts = Counts()
+        self.feeding = Feeding()
         self.batches: dict[Token, Batch] = {}
         self.windows: dict[LaneId, Window] = {}
         self.full = False  # the engine has no space
@@ -100,12 +109,15 @@ class Session:
         return found
 
     def on_submitted(self, group: Group, tasks: Iterable[Task]) -> None:
-        """Accept tasks of one group. `plan` sends them when there is room."""
-        before = len(group.backlog)
+        """Accept tasks of one group. `plan` sends them when there is room. Their inputs were submitted before."""
+        tasks = list(tasks)
+        self.counts.submitted += len(tasks)
+        admit = self.feeding.admit
+        self._queue(group, [task for task in tasks if task.links is None or admit(task)])
+
+    def _queue(self, group: Group, tasks: list[Task]) -> None:
         group.backlog.extend(tasks)
-        added = len(group.backlog) - before
-        group.waiting += added
-        self.counts.submitted += added
+        group.waiting += len(tasks)
         self._activate(group)
 
     def _activate(self, group: Group) -> None:
@@ -120,8 +132,8 @@ class Session:
             window.slots = slots
 
     def plan(self, now: float) -> list[Effect]:
-        """Batches to publish now. Call it after any other event."""
-        effects: list[Effect] = []
+        """Batches to publish now, and who has ended with an input. Call it after any other event."""
+        effects: list[Effect] = self._starve()
         if self._refused:
             if now < self._probe_at:
                 return effects
@@ -138,6 +150,11 @@ class Session:
                 if self._refused:
                     break  # one probe is enough to learn whether the engine takes work again
         return effects
+
+    def _starve(self) -> list[Effect]:
+        starved, self.feeding.starved = self.feeding.starved, []
+        self.counts.failed += len(starved)
+        return [Unfed(task, task.links.unfed) for task in starved if task.links is not None and task.links.unfed]
 
     def _next_window(self) -> Window | None:
         """The lane that may send next: the one with the least under way, so that a bound starves no lane."""
@@ -169,6 +186,8 @@ class Session:
         group.waiting -= len(tasks)
         if not group.waiting:
             backlog.clear()  # only cancelled tasks are left in it
+        if tasks:
+            self.feeding.follow(tasks, group)
         return tasks
 
     def _open(self, group: Group, window: Window, tasks: list[Task], now: float) -> Batch:
@@ -246,7 +265,11 @@ class Session:
                 self.counts.stale += 1
             elif mark is None:
                 self._finish(batch, task)
+                task.succeeded = True
                 values.append((task, position))
+                if task.links is not None:
+                    for freed in self.feeding.on_value(task):
+                        self._queue(freed.group, [freed])
             else:
                 effects += self._on_mark(batch, task, mark, position if has_body else -1, report, now)
             position += has_body
@@ -309,6 +332,7 @@ class Session:
         self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1
     ) -> list[Effect]:
         self._finish(batch, task)
+        self._end_dependents(task)
         if mark.kind is Kind.KILLED:
             self.counts.cancelled += 1
         else:
@@ -319,6 +343,11 @@ class Session:
         """The task has its outcome."""
         task.state = TaskState.DONE
         self._leave(batch, task)
+
+    def _end_dependents(self, task: Task) -> None:
+        if task.links is not None:
+            task.links.unfed = None  # an input of its own may have failed too, but that is not how it ended
+            self.feeding.on_no_value(task)
 
     def _leave(self, batch: Batch, task: Task) -> None:
         batch.tasks[task.index] = None
@@ -333,12 +362,13 @@ class Session:
             self._stops.pop((task.token, task.index), None)
             return self._end(batch, task, Mark(task.index, Kind.KILLED))
         self._leave(batch, task)
-        task.to(TaskState.WAITING)
         self.counts.rerun += 1
-        self._queue_first(task)
+        self._queue_again(task)
         return []
 
-    def _queue_first(self, task: Task) -> None:
+    def _queue_again(self, task: Task) -> None:
+        if not self.feeding.on_back(task):
+            return
         task.group.backlog.appendleft(task)
         task.group.waiting += 1
         self._activate(task.group)
@@ -365,7 +395,9 @@ class Session:
         else:
             if task.state is TaskState.WAITING:
                 task.group.waiting -= 1
+            self.feeding.forget(task)
             task.to(TaskState.DONE)
+        self._end_dependents(task)
         self.counts.cancelled += 1
         return True, effects
 
@@ -403,8 +435,7 @@ class Session:
         while self._backoff and self._backoff[0][0] <= now:
             task = heapq.heappop(self._backoff)[2]
             if task.state is TaskState.BACKOFF:
-                task.to(TaskState.WAITING)
-                self._queue_first(task)
+                self._queue_again(task)
         return self._repeat_stops(now) + self._check_lanes(now)
 
     def _repeat_stops(self, now: float) -> list[Effect]:
@@ -452,6 +483,7 @@ class Session:
         found = [task for batch in self.batches.values() for task in batch.tasks if task is not None]
         groups = [group for window in self.windows.values() for group in window.rounds]
         found += [task for group in groups for task in group.backlog if task.state is TaskState.WAITING]
+        found += [*self.feeding.blocked, *self.feeding.starved]
         return found + [task for _, _, task in self._backoff if task.state is TaskState.BACKOFF]
 
     @property

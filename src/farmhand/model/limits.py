@@ -40,6 +40,7 @@ SPLIT_SECONDS: Final = 0.001  # a batch is cut into pieces for idle slots only w
 BATCHES_PER_SLOT: Final = 3  # published per slot: one running, one prefetched, one on its way
 WINDOW_MIN: Final = 2  # batches, before the steward has said how many slots there are
 INLINE_BYTES_MAX: Final = 128 * 1024  # an argument or result larger than this travels as a blob
+INPUT_BYTES_INLINE_MAX: Final = 1 * MB  # small values of inputs in one message; a call may join thousands of them
 EXCEPTION_BYTES_MAX: Final = (
     6 * MB
 )  # a larger one is reported in words; with what it is sent with it must fit a message

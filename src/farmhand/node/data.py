@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from farmhand import errors
 from farmhand.engine import blobs
 from farmhand.engine.connection import Connection
 from farmhand.engine.stored import Publisher
@@ -41,15 +42,22 @@ class Spool:
         What is in `dropped` is not wanted any more, and so not there any more either.
         Raises: `StoreFailed` when an argument is not in the engine.
         """
+        needed = {place for feed in work.feeds if feed.index not in dropped for place in feed.places}
         for ref in work.blobs:
-            if ref.index in dropped:
+            is_input = ref.index >= work.count
+            if ref.index in dropped or (is_input and ref.index not in needed):
                 continue
             if ref.path:
                 found[ref.index] = ref.path
                 continue
             path = self.folder / f"a-{name}-{ref.index}"
             found[ref.index] = str(path)
-            await blobs.patiently(self._connection, functools.partial(self._fetch, work.session, ref, path))
+            try:
+                await blobs.patiently(self._connection, functools.partial(self._fetch, work.session, ref, path))
+            except errors.StoreFailed:
+                if not is_input:
+                    raise
+                path.unlink(missing_ok=True)  # the slot names it to the calls that need it
 
     async def _fetch(self, session: str, ref: BlobRef, path: Path, _number: int) -> None:
         with path.open("wb") as file:
@@ -89,5 +97,5 @@ class Spool:
     def remove(self, paths: Iterable[str]) -> None:
         """Delete arguments that were fetched and have been used; a client's own files are the client's."""
         for path in map(Path, paths):
-            if path.parent == self.folder:
+            if path.parent == self.folder and path.name.startswith("a-"):
                 path.unlink(missing_ok=True)

@@ -35,6 +35,7 @@ from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
 from farmhand.node import environment, slotwire
 from farmhand.node.output import Printer
+from farmhand.node.slotinputs import Feeding
 
 _FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
 _FLUSH_BYTES: Final = 256 * 1024
@@ -52,6 +53,7 @@ class Batch:
         self.body = body
         self.entries: list[Any] = []
         self.files = dict(run.files)
+        self.feeding: Feeding | None = None
         self.pending = deque(range(work.count))
         self.dropped = set(run.dropped)
         self.first = 0  # first index not sent yet
@@ -140,6 +142,8 @@ class Slot:
         self.printer.install()
         try:
             batch.entries = unpack_values(batch.body)
+            if batch.work.feeds:
+                batch.feeding = Feeding(batch.work, batch.entries, batch.files)
             code = self._prepare(batch.work.session, batch.work.profile)
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             self._refuse(batch, error)
@@ -150,9 +154,10 @@ class Slot:
                     index = batch.pending.popleft()
                 except IndexError:
                     break
-                if index in batch.dropped:
+                lacking = batch.feeding is not None and batch.feeding.lacks(index)
+                if lacking or index in batch.dropped:
                     with self._lock:
-                        batch.marks.append(Mark(index, Kind.KILLED))
+                        batch.marks.append(Mark(index, Kind.RETURNED if lacking else Kind.KILLED))
                         batch.count += 1
                     continue
                 self._run_one(batch, code, index)
@@ -160,6 +165,8 @@ class Slot:
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
+        if batch.feeding is not None:
+            batch.feeding.close()
         self._descriptors.mend()
 
     def _run_one(self, batch: Batch, code: Loaded, index: int) -> None:
@@ -170,20 +177,15 @@ class Slot:
         mark: Mark | None = None
         size = 32
         try:
-            entry = batch.entries[index]
-            batch.entries[index] = None  # so that a large argument is free while the next task runs
-            if index in batch.files:
-                with Path(batch.files[index]).open("rb") as file:
-                    value = self._loader.call_from(self._loader.begin(code, batch.work.profile.state), file)
-            else:
-                value = self._loader.call(self._loader.begin(code, batch.work.profile.state), entry)
-            del entry
+            value = self._call(batch, code, index)
             kind = value.__class__
             if kind in _ATOMS or (kind is int and -PLAIN_INT_MAX < value < PLAIN_INT_MAX):
                 packed: Any = (value,)
             else:
                 packed, size = self._pack(batch, index, value)
             del value
+            if batch.feeding is not None:
+                batch.feeding.keep(index, packed, batch.out_files[-1][1] if packed is None else "")
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             mark = Mark(index, Kind.RAISED, type(error).__name__)
             packed = _pack_error(error)
@@ -204,6 +206,16 @@ class Slot:
             batch.flush_at = now + _FLUSH_S
         if batch.pending and (now >= batch.flush_at or batch.bytes >= _FLUSH_BYTES):
             self._flush(batch)
+
+    def _call(self, batch: Batch, code: Loaded, index: int) -> Any:
+        inputs = batch.feeding.feed_of(index) if batch.feeding is not None else None
+        entry = batch.entries[index]
+        batch.entries[index] = None  # so that a large argument is free while the next task runs
+        fn = self._loader.begin(code, batch.work.profile.state)
+        if index not in batch.files:
+            return self._loader.call(fn, entry, inputs)
+        with Path(batch.files[index]).open("rb") as file:
+            return self._loader.call_from(fn, file, inputs)
 
     def _pack(self, batch: Batch, index: int, value: Any) -> tuple[Any, int]:
         """The result's entry, or a file beside the message for a large one."""

@@ -6,7 +6,7 @@ A call's fate is what its code does each time that it runs: `ok`, `raise`, `cras
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 OK: Final = "ok"
 RAISE: Final = "raise"
@@ -15,10 +15,19 @@ DOOM: Final = "doom"
 HANG: Final = "hang"
 
 
+class Made(NamedTuple):
+    """A value: which run of which call gave it, and which values that run got."""
+
+    call: Call
+    run: int
+    got: tuple[Any, ...] = ()
+
+
 class Call:
     """One call of a session. `outcome` is what its future would show; effects are counted when it runs."""
 
-    __slots__ = ("blamable", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task")
+    __slots__ = ("blamable", "fates", "group", "inputs", "number", "outcome", "picks", "runs",
+                 "seconds", "session", "size", "task", "value")  # fmt: skip
 
     def __init__(self, session: str, number: int, fates: tuple[str, ...], seconds: float, size: int) -> None:
         self.session = session
@@ -31,6 +40,9 @@ class Call:
         self.runs = 0  # effects
         self.blamable = 0  # attempts that were lost, or that really died under it
         self.task: Any = None
+        self.picks: tuple[int, ...] = ()  # how far back among the session's calls its inputs are
+        self.inputs: list[Call] = []
+        self.value: Made | None = None  # of its outcome
 
     def next_fate(self) -> str:
         """What this run's code does."""

@@ -6,10 +6,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
-from farmhand.core.tasks import Batch, Group, Task
+from farmhand.core.tasks import Batch, Group, Links, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, kill_on_loss
-from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, State, Work
+from farmhand.model.messages import Control, Feed, LaneTable, Profile, Report, SessionBeat, Started, State, Work
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind
 from farmhand.model.retry import Retry
@@ -17,6 +17,7 @@ from farmhand.model.version import VERSION
 from farmhand.testing.actor import TIMEOUT, Request, Sleep, Steps
 from farmhand.testing.calls import Call
 from farmhand.testing.engine import FULL
+from farmhand.testing.invariants import require
 from farmhand.testing.publisher import Publisher, Storing
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ class SimClient(Storing):
         for call in calls:
             call.group = self.groups.index(group)
             call.task = Task(group, call.size, call)
-        self.calls += calls
+            call.inputs = [self.calls[-back] for back in call.picks if back <= len(self.calls)]
+            if call.inputs:
+                call.task.links = Links(other.task for other in call.inputs)
+            self.calls.append(call)
         self.open += len(calls)
         self.core.on_submitted(group, [call.task for call in calls])
         if group.lane_id not in self._lanes:
@@ -124,6 +128,8 @@ class SimClient(Storing):
                     self.world.invariants.on_delivered(self, effect, report, body)
                 case core.Ended():
                     self.world.invariants.on_ended(self, effect, report)
+                case core.Unfed():
+                    self.world.invariants.on_unfed(effect)
                 case core.Running():
                     pass
                 case core.Stop():
@@ -136,9 +142,11 @@ class SimClient(Storing):
     def _send(self, batch: Batch) -> None:
         group, tasks = batch.group, batch.tasks
         self.world.invariants.on_sent(self, batch)
-        body = [task.cargo if task is not None else None for task in tasks]
+        body: list[Any] = [task.cargo if task is not None else None for task in tasks]
+        feeds = self._feeds(batch, body)
         alone = any(task is not None and task.careful for task in tasks)
-        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt)
+        work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt,
+                    feeds=feeds)  # fmt: skip
 
         def done(sequence: int, problem: str) -> None:
             if problem:
@@ -149,6 +157,23 @@ class SimClient(Storing):
                 self.core.on_stored(batch.token, sequence)
 
         self.publisher.publish(self.world.engine.publish_work, (group.lane_id, work, body), done)
+
+    def _feeds(self, batch: Batch, body: list[Any]) -> tuple[Feed, ...]:
+        """As `farmhand.client.inputs.Freight`: values that are known go into the message."""
+        feeds = []
+        for index, task in enumerate(batch.tasks):
+            if task is None or not task.cargo.inputs:
+                continue
+            places = []
+            for call in task.cargo.inputs:
+                if call.value is not None:
+                    places.append(len(body))
+                    body.append(call.value)
+                else:
+                    require(call.task.token == batch.token, "a task is sent ahead of its input", task.cargo, call)
+                    places.append(call.task.index)
+            feeds.append(Feed(index, tuple(places)))
+        return tuple(feeds)
 
     # ---- lanes
 

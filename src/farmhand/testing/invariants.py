@@ -15,7 +15,7 @@ from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Report
 from farmhand.model.outcome import Kind
-from farmhand.testing.calls import OK, RAISE, Call
+from farmhand.testing.calls import OK, RAISE, Call, Made
 
 if TYPE_CHECKING:
     from farmhand.testing.client import SimClient
@@ -60,7 +60,9 @@ class Invariants:
         assert report is not None
         for task, position in effect.values:
             require(task.token == report.token, "P3: a stale attempt ended a task", task.cargo, report)
-            require(body[position] is task.cargo, "a task got the value of another", task.cargo, body[position])
+            made: Made | None = body[position]
+            require(made is not None and made.call is task.cargo, "a task got the value of another", task.cargo, made)
+            task.cargo.value = made
             require(OK in task.cargo.fates, "a task that never succeeds has succeeded", task.cargo)
             self.on_outcome(task.cargo, "SUCCEEDED")
 
@@ -83,6 +85,22 @@ class Invariants:
             case _:
                 require(False, "an outcome that cannot be", call, kind)
         self.on_outcome(call, kind.name)
+
+    def on_unfed(self, effect: core.Unfed) -> None:
+        """A task has ended because of an input."""
+        call: Call = effect.task.cargo
+        cause: Call = effect.cause.cargo
+        require(cause.outcome not in (None, "SUCCEEDED"), "a task ended for an input that has not failed", call, cause)
+        require(cause.outcome != "UNFED", "an input that did not run is named as the cause", call, cause)
+        require(any(other.task is effect.cause or other.outcome in (None, "UNFED") for other in call.inputs),
+                "a task ended for another's input", call, cause)  # fmt: skip
+        self.on_outcome(call, "UNFED")
+
+    def on_fed(self, call: Call, got: tuple[Made, ...]) -> None:
+        """A call starts with these values of its inputs."""
+        require(
+            [made.call for made in got] == call.inputs, "a call started without the values of its inputs", call, got
+        )
 
     # ---- attempts and messages
 
@@ -158,6 +176,12 @@ class Invariants:
             )
         for group in client.groups:
             places += self._check_backlog(group)
+        places += len(session.feeding.blocked) + len(session.feeding.starved)
+        for task in session.feeding.blocked:
+            links = task.links
+            missing = sum(not other.task.succeeded for other in dict.fromkeys(task.cargo.inputs))
+            if task.state is not TaskState.BLOCKED or links is None or not links.waits == missing > 0:
+                require(False, "a task waits for inputs and counts them wrongly", task.cargo, task.state, missing)
         for _, _, task in session._backoff:
             places += task.state is TaskState.BACKOFF
         require(
@@ -240,4 +264,5 @@ class Invariants:
                     not any(w.in_flight for w in session.windows.values()), "P6: a window is not empty", client.name
                 )
                 require(not any(group.waiting for group in client.groups), "P6: a backlog is not empty", client.name)
+                require(not session.feeding.blocked, "P6: a task waits for inputs", client.name)
                 require(not session.unfinished() and not client.open, "P6: a task is kept", client.name)
