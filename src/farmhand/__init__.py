@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from farmhand.client.aio import AsyncFarm
     from farmhand.client.farm import Farm
     from farmhand.client.futures import FarmFuture
+    from farmhand.client.shared import Ref
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
 
     __version__ = VERSION
 
-__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Retry", "__version__", "errors"]
+__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Ref", "Retry", "__version__", "errors"]
 
 _WHERE = {
     "AsyncFarm": ("farmhand.client.aio", "AsyncFarm"),
     "Farm": ("farmhand.client.farm", "Farm"),
     "FarmFuture": ("farmhand.client.futures", "FarmFuture"),
     "Pool": ("farmhand.neighbours.pool", "Pool"),
+    "Ref": ("farmhand.client.shared", "Ref"),
     "Retry": ("farmhand.model.retry", "Retry"),
     "__version__": ("farmhand.model.version", "VERSION"),
     "errors": ("farmhand.errors", ""),

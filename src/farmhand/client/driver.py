@@ -24,7 +24,7 @@ import msgspec
 from farmhand import errors
 from farmhand.client.beat import beat_of
 from farmhand.client.futures import FarmFuture
-from farmhand.client.inputs import starve
+from farmhand.client.inputs import Source, starve
 from farmhand.client.lanes import Lanes
 from farmhand.client.large import Large, remove_file
 from farmhand.client.link import Link
@@ -76,6 +76,7 @@ class Driver(Link):
         self._abandoned = False
         self._lanes = Lanes(self)
         self.left: weakref.WeakSet[FarmFuture[Any]] = weakref.WeakSet()  # whose large values nobody has asked for
+        self._kept: dict[weakref.ref[Source], Large] = {}  # what lies on the farm for sources
         self._blobs = itertools.count(1)
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
@@ -115,6 +116,9 @@ class Driver(Link):
             connection.publish(subjects.control_of_session(self.session_id), messages.encode(Control(gone=True)))
             self._beat(ended=True)
         self.publisher.close()
+        for large in list(self._kept.values()):
+            if large.path:
+                remove_file(large.path)
 
     def on_forked(self) -> None:
         """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
@@ -365,7 +369,8 @@ class Driver(Link):
         if entry.path:
             remove_file(entry.path)
         elif self.alive:
-            self.loop.call_soon_threadsafe(self.results.forget, entry)
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                self.loop.call_soon_threadsafe(self.results.forget, entry)
 
     def cancel_waiting(self) -> None:
         """Cancel every task that is not known to run."""
@@ -379,6 +384,13 @@ class Driver(Link):
     def open(self) -> int:
         """Futures that wait for something."""
         return self.core.open + len(self._inbox) + len(self.fetching)
+
+    def keep(self, source: Source, large: Large) -> None:
+        """Remove this when the source dies. By a weak reference, for an object can be found by one while its `__del__` runs."""
+        self._kept[weakref.ref(source, self._on_unneeded)] = large
+
+    def _on_unneeded(self, ref: weakref.ref[Source]) -> None:
+        self.forget(self._kept.pop(ref, None))
 
     def new_blob(self) -> str:
         """A name for a large value of this session."""

@@ -9,7 +9,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -18,11 +17,11 @@ from farmhand import errors
 from farmhand.client.driver import Driver, DriverConfig
 from farmhand.client.embedded import EmbeddedFarm
 from farmhand.client.futures import FarmFuture
-from farmhand.client.inputs import Source, check_sources, links_of
-from farmhand.client.large import Large, LateUpload, Uploader
+from farmhand.client.inputs import Source, check_sources, feed
 from farmhand.client.mapping import map_all, map_lazily
 from farmhand.client.options import TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
 from farmhand.client.remote import remote_login
+from farmhand.client.shared import Ref, SharedMemory, pack_large, scatter
 from farmhand.code.hashing import content_hash
 from farmhand.code.pack import Packer
 from farmhand.code.values import estimate_size
@@ -161,6 +160,7 @@ class Farm(_View):
             config.connect, config.spool = remote_login(address)
             config.bound = max_workers or 0
         self._driver = Driver(config)
+        self._shared = SharedMemory(self._driver)
         self._start()
         if not shared_memory:
             config.spool = ""
@@ -211,12 +211,12 @@ class Farm(_View):
         self._check_open()
         future: FarmFuture[Any] = FarmFuture(self._driver)
         inputs: list[Source] = []
-        entry, size, bundles = self._pack(args, kwargs, inputs)
+        entry, size, bundles = self._pack(args, kwargs, inputs, future)
         group = self._group(options, fn, bundles)
         future._entry = entry
         future._task = task = Task(group, size, future)
         if inputs:
-            self._feed(future, task, inputs)
+            task.links = feed(future, inputs)
         self._driver.submit(group, task)
         return future
 
@@ -231,17 +231,17 @@ class Farm(_View):
         tasks: list[Task] = []
         inputs: list[Source] = []
         for args in calls:
-            entry, size, bundles = pack(args, {}, inputs)
+            future: FarmFuture[Any] = FarmFuture(driver)
+            entry, size, bundles = pack(args, {}, inputs, future)
             group = plain if not bundles else self._group(options, fn, bundles)
             if tasks and tasks[-1].group is not group:
                 driver.submit_many(tasks[-1].group, tasks)
                 tasks = []
-            future: FarmFuture[Any] = FarmFuture(driver)
             future._entry = entry
             future._task = task = Task(group, size, future)
             future._stays = False  # map gives it to nobody, so it can serve no call
             if inputs:
-                self._feed(future, task, inputs)
+                task.links = feed(future, inputs)
                 inputs = []
             tasks.append(task)
             futures.append(future)
@@ -252,10 +252,15 @@ class Farm(_View):
             driver.submit_many(tasks[-1].group, tasks)
         return futures
 
-    def _feed(self, future: FarmFuture[Any], task: Task, inputs: list[Source]) -> None:
+    def _bundles_of(self, inputs: list[Source], bundles: tuple[str, ...]) -> tuple[str, ...]:
+        """The bundles of a call's arguments with those that its inputs need. Raises `BadOption` for one of another farm."""
         check_sources(inputs, self._driver)
-        future._inputs = tuple(inputs)
-        task.links = links_of(inputs)
+        self._offer_bundles(bundles)
+        for source in inputs:
+            if source.modules:
+                source.bundles, source.modules = self._packer.bundles_of(source.modules), set()
+                self._offer_bundles(source.bundles)
+        return tuple(sorted({*bundles, *(bundle for source in inputs for bundle in source.bundles)}))
 
     @property
     def _broken(self) -> bool:
@@ -275,57 +280,34 @@ class Farm(_View):
             raise errors.EngineFull
 
     def _pack(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source], future: FarmFuture[Any]
     ) -> tuple[Any, int, tuple[str, ...]]:
         """The call's entry, its size in bytes, and the bundles its arguments need. `inputs` takes its inputs."""
-        entry, bundles = (args, ()) if not args and not kwargs else self._pack_arguments(args, kwargs, inputs)
-        if type(entry) is tuple:
-            return entry, 64, ()
-        if type(entry) is Large:
-            return entry, 128, bundles
-        return entry, len(entry), bundles
-
-    def _pack_arguments(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
-    ) -> tuple[Any, tuple[str, ...]]:
+        if not args and not kwargs:
+            return args, 64, ()
         if estimate_size(args, kwargs) < limits.INLINE_BYTES_MAX:
             entry, bundles = self._packer.pack_call(args, kwargs, inputs)
-            if type(entry) is tuple or len(entry) < limits.INLINE_BYTES_MAX:
-                self._offer_bundles(bundles)
-                return entry, bundles
-        inputs.clear()
-        large, bundles = self._pack_large(args, kwargs, inputs)
-        self._offer_bundles(bundles)
-        return large, bundles
+            if type(entry) is tuple:
+                return entry, 64, ()
+            if len(entry) < limits.INLINE_BYTES_MAX:
+                return entry, len(entry), self._bundles_of(inputs, bundles) if inputs or bundles else ()
+            inputs.clear()
+        packed = pack_large(self._driver, self._packer, args, kwargs, inputs)
+        bundles = self._bundles_of(inputs, packed.bundles)
+        views = [self._shared.source_for(view) for view in packed.views]
+        inputs += views
+        future._buffers = len(views)
+        return packed.entry, packed.size, bundles
 
-    def _pack_large(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
-    ) -> tuple[Large, tuple[str, ...]]:
-        """Arguments too large for a message: a file that the slots can open, or chunks in the engine."""
-        blob_id = self._driver.new_blob()
-        spool = self._driver.config.spool
-        if spool:
-            path = Path(spool) / f"a-{self._driver.session_id}-{blob_id}"
-            try:
-                with path.open("wb") as file:
-                    bundles = self._packer.pack_call_into(args, kwargs, file.write, inputs)
-                    size = file.tell()
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            return Large(blob_id, size, str(path)), bundles
-        if self._driver.on_its_thread():
-            late = LateUpload(self._driver, blob_id)
-            bundles = self._packer.pack_call_into(args, kwargs, late.write, inputs)
-            return Large(blob_id, late.size, later=late), bundles
-        uploader = Uploader(self._driver, blob_id)
-        try:
-            bundles = self._packer.pack_call_into(args, kwargs, uploader.write, inputs)
-            uploader.finish()
-        except BaseException:
-            uploader.withdraw()
-            raise
-        return Large(blob_id, uploader.writer.size), bundles
+    def scatter(self, obj: Any) -> Ref:
+        """Put an object on the farm once, and return a reference: in a call of this Farm, at any depth, it is the object.
+
+        Each node fetches it when a call there first needs it, and keeps it for the next ones; the slots of a machine share its
+        arrays and tables, which are read-only. It is removed when neither the reference nor a call needs it.
+        Raises: what pickling it raises; `EngineFull`; as `submit`.
+        """
+        self._check_open()
+        return scatter(self._driver, obj)
 
     def _offer_bundles(self, bundles: Iterable[str]) -> None:
         for bundle in bundles:
@@ -334,6 +316,8 @@ class Farm(_View):
     def _group(self, options: TaskOptions, fn: Callable[..., Any], bundles: tuple[str, ...]) -> Group:
         """The group of a callable under these options, made when it is new."""
         code = self._packer.code_for(fn)
+        if bundles:
+            bundles = tuple(bundle for bundle in bundles if bundle not in code.bundles)  # equal needs, equal groups
         key = (code.hash, code.bundles, bundles, options)
         group = self._groups.get(key)
         if group is None:

@@ -6,7 +6,6 @@ holds it any more, what lies on the farm for it is removed. That is all the book
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from farmhand.client.futures import FarmFuture, settling
 from farmhand.client.large import Large, store_bytes
 from farmhand.code import inputs as code_inputs
-from farmhand.code.values import Entry, pack_result
+from farmhand.code.values import Entry, pack_value
 from farmhand.core.tasks import Batch, Group, Links, Task, TaskState
 from farmhand.errors import BadOption, InputFailed
 from farmhand.model import limits
@@ -30,21 +29,24 @@ if TYPE_CHECKING:
 class Source:
     """A value, or the promise of one. It has an `entry` (small), is `large`, or will be when its `task` has succeeded."""
 
-    __slots__ = ("__weakref__", "driver", "entry", "large", "name", "task", "wanted")
+    __slots__ = ("__weakref__", "bundles", "driver", "entry", "large", "modules", "name", "origin", "task", "wanted")
 
-    def __init__(self, name: str, *, task: Task | None = None, entry: Entry | None = None, large: Large | None = None,
+    def __init__(self, name: str, *, task: Task | None = None, entry: Entry | None = None,
                  driver: Driver | None = None) -> None:  # fmt: skip
         self.name = name
         self.task = task
         self.entry = entry
-        self.large = large
+        self.large: Large | None = None
         self.driver = driver
         self.wanted = False  # some call has it as an input
+        self.bundles: tuple[str, ...] = task.group.profile.bundles if task is not None else ()  # to unpickle it
+        self.modules: set[str] = set()  # of the user, that are needed for that, while their bundles are not known
+        self.origin: bytes | None = None  # what it was made of, if that cannot change
 
-    def __del__(self) -> None:
-        if self.large is not None and self.driver is not None:
-            with contextlib.suppress(RuntimeError):  # the session's loop has just been closed
-                self.driver.forget(self.large)
+    def lies(self, large: Large, driver: Driver) -> None:
+        """It is on the farm, and to be removed there when nobody holds this any more."""
+        self.large, self.driver = large, driver
+        driver.keep(self, large)
 
 
 _NOBODY = Group(Lane(), Profile(""), Retry())
@@ -73,7 +75,8 @@ def source_of(future: FarmFuture[Any]) -> Source:
         return source_of(future)
     if future._state != FINISHED or future._exception is not None:
         return Source("a future without a result", task=_ended(future))
-    source = Source("the result of a task", entry=pack_result(future._result))
+    source = Source("the result of a task")
+    source.entry, source.modules = pack_value(future._result)
     source.wanted = True
     with settling:
         future._source = future._source or source
@@ -92,9 +95,10 @@ def check_sources(sources: Iterable[Source], driver: Driver) -> None:
             )
 
 
-def links_of(sources: Iterable[Source]) -> Links | None:
-    """What the core has to know of a call's inputs."""
-    tasks = [source.task for source in sources if source.task is not None]
+def feed(future: FarmFuture[Any], inputs: list[Source]) -> Links | None:
+    """Give a call its inputs. Returns what the core has to know of them."""
+    future._inputs = tuple(inputs)
+    tasks = [source.task for source in inputs if source.task is not None]
     return Links(tasks) if tasks else None
 
 
@@ -159,6 +163,7 @@ def spill(batch: Batch, driver: Driver) -> list[Large]:
     for source in sources.values():
         if source.large is None and type(source.entry) is bytes:
             size += len(source.entry)
-            if size > limits.INPUT_BYTES_INLINE_MAX:
-                source.driver, source.large = driver, store_bytes(driver, source.entry)
+            if len(source.entry) >= limits.INLINE_BYTES_MAX or size > limits.INPUT_BYTES_INLINE_MAX:
+                source.lies(store_bytes(driver, source.entry), driver)
+                source.entry = None
     return [source.large for source in sources.values() if source.large is not None]

@@ -6,22 +6,24 @@ import asyncio
 import contextlib
 import functools
 import logging
+import mmap
 import queue
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import InvalidStateError
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from farmhand import errors
 from farmhand.client.futures import FarmFuture, note_packed, settle, settling
 from farmhand.client.inputs import Source
 from farmhand.client.large import Large, remove_file
+from farmhand.code.container import load_path, load_view
 from farmhand.code.failure import unpack_exception
 from farmhand.code.values import load_from, unpack_result, unpack_values
 from farmhand.core import session as core
-from farmhand.engine import blobs
-from farmhand.model.messages import Report
+from farmhand.engine import blobs, subjects
+from farmhand.model import messages
+from farmhand.model.messages import Control, Report
 from farmhand.model.outcome import BlobRef, Kind, Mark
 
 if TYPE_CHECKING:
@@ -125,7 +127,8 @@ class Results:
         with settling:
             if future._source is None:
                 future._source = Source(f"the result of {name!r}", driver=self._driver)
-            future._source.large, future._source.task = large, None
+            future._source.lies(large, self._driver)
+            future._source.task = None
             future._inputs, future._entry, future._task = (), None, None
             future._left = future._stays and future._lazy_condition is None
         if future._left:
@@ -182,21 +185,24 @@ class Results:
         large = source.large
         assert large is not None
         if large.path:
-            await asyncio.to_thread(self._open, future, functools.partial(_read_file, Path(large.path)))
+            await asyncio.to_thread(self._open, future, functools.partial(load_path, large.path, writable=True))
         else:
             async with self._streams:
                 value = await blobs.patiently(self._driver.connection, lambda _: self._read(large))
             self._open(future, value.get)
             del value
         with settling:
-            if not source.wanted:  # it serves nobody, so it goes now and not with the future
-                future._source = None
+            if source.wanted:
+                return
+            future._source = source.large = None
+        self._driver.forget(large)  # it serves nobody, so it goes now and not with what a traceback may keep alive
 
     async def _read(self, ref: Large) -> Value:
         """Stream a value out of the engine. Raises what the engine says; what unpickling raises comes with the value."""
         driver = self._driver
         pipe = ChunkPipe()
-        opened = driver.loop.run_in_executor(None, Value, pipe.load)
+        load = functools.partial(pipe.load_mapped, ref.size) if ref.mapped else pipe.load
+        opened = driver.loop.run_in_executor(None, Value, load)
         try:
             async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
                 if not pipe.offer(chunk):
@@ -234,6 +240,9 @@ class Results:
 
     async def remove(self, blob_id: str) -> None:
         """Have the engine forget a large argument or result of this session."""
+        driver = self._driver
+        control = messages.encode(Control(unwanted=(blob_id,)))
+        driver.connection.publish(subjects.control_of_session(driver.session_id), control)
         with contextlib.suppress(errors.EngineError, TimeoutError):  # the steward forgets all of a session's at its end
             await blobs.remove(self._driver.connection, self._driver.session_id, blob_id)
 
@@ -272,6 +281,17 @@ class ChunkPipe:
             self._read_out = True
             self._room.release(_CHUNKS_AHEAD)
 
+    def load_mapped(self, size: int) -> Any:
+        """The same for one with buffers behind the pickle: they are used where they arrive."""
+        try:
+            memory = memoryview(mmap.mmap(-1, size))
+            if self.readinto(memory) < size:
+                raise EOFError("a value ends too early")
+            return load_view(memory)
+        finally:
+            self._read_out = True
+            self._room.release(_CHUNKS_AHEAD)
+
     def _more(self) -> bool:
         if not self._view:
             item = self._queue.get()
@@ -306,11 +326,6 @@ class ChunkPipe:
             if byte == b"\n":
                 break
         return bytes(line)
-
-
-def _read_file(path: Path) -> Any:
-    with path.open("rb") as file:
-        return load_from(file)
 
 
 def _decode_error(error: BaseException) -> BaseException:

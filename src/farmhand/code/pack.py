@@ -103,7 +103,7 @@ class Packer:
 
     def pack_call_into(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], write: Callable[[Buffer], object],
-        inputs: list[Any] | None = None,
+        inputs: list[Any] | None = None, take: Callable[[pickle.PickleBuffer], bool] | None = None,
     ) -> tuple[str, ...]:  # fmt: skip
         """`pack_call` for large arguments: writes the bytes entry piece by piece, and makes no second copy of it.
 
@@ -111,10 +111,14 @@ class Packer:
         them with `load_from`, which gives `(args, kwargs)`.
         """
         try:
-            modules = write_value((args, kwargs), write, inputs)
+            modules = write_value((args, kwargs), write, inputs, take)
         except Exception as error:
             _blame(error, args, kwargs)
             raise
+        return self._needs_of(modules).bundles
+
+    def bundles_of(self, modules: set[str]) -> tuple[str, ...]:
+        """The bundles that these modules of the user need."""
         return self._needs_of(modules).bundles
 
     def _pack(self, fn: Callable[..., Any]) -> Code:

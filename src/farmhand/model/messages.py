@@ -121,6 +121,7 @@ class Control(msgspec.Struct, array_like=True):
 
     kill: tuple[tuple[int, int], ...] = ()  # (token, index) to stop if running, to drop if not
     gone: bool = False  # the session has ended: stop everything of it
+    unwanted: tuple[str, ...] = ()  # large values that no call to come needs
 
 
 class Holding(msgspec.Struct, array_like=True, frozen=True):

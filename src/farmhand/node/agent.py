@@ -263,7 +263,7 @@ class Agent:
         self.carry_out(self.holder.on_reported(slot.number, header.count, self._loop.time()))
 
     async def _report_with_files(self, held: holding.Held, report: Report, body: bytes,
-                                 files: Iterable[tuple[int, str, int]]) -> None:  # fmt: skip
+                                 files: Iterable[tuple[int, str, int, bool]]) -> None:  # fmt: skip
         try:
             report.blobs = await self.spool.upload(held.cargo.name, held.work, files)
         except (errors.EngineError, OSError) as error:
@@ -396,6 +396,8 @@ class Agent:
 
     def _on_session_control(self, msg: Msg) -> None:
         control = messages.read_control(msg.data)
+        if control.gone or control.unwanted:
+            self.spool.forget(msg.subject.split(".")[1], control.unwanted)
         if control.gone:
             self.carry_out(self.holder.on_session_gone(msg.subject.split(".")[1]))
         for token, index in control.kill:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.model import limits
 from farmhand.model.messages import Work
 from farmhand.model.outcome import BlobRef
+from farmhand.node.inputcache import InputCache, fetch_blob
 from farmhand.node.slotwire import result_path
 
 log = logging.getLogger("farmhand.node")
@@ -29,6 +31,7 @@ class Spool:
         self.folder = folder
         self._connection = connection
         self._publisher = publisher
+        self._inputs = InputCache(folder, connection)
 
     def results(self, name: str) -> str:
         """Where the slot is to put the large results of the run `name`; see `slotwire.result_path`."""
@@ -43,6 +46,7 @@ class Spool:
         Raises: `StoreFailed` when an argument is not in the engine.
         """
         needed = {place for feed in work.feeds if feed.index not in dropped for place in feed.places}
+        inputs: list[Path] = []
         for ref in work.blobs:
             is_input = ref.index >= work.count
             if ref.index in dropped or (is_input and ref.index not in needed):
@@ -50,27 +54,27 @@ class Spool:
             if ref.path:
                 found[ref.index] = ref.path
                 continue
+            if is_input:
+                claimed = self._inputs.claim(work.session, ref)
+                found[ref.index] = str(claimed)
+                inputs.append(claimed)
+                continue
             path = self.folder / f"a-{name}-{ref.index}"
             found[ref.index] = str(path)
-            try:
-                await blobs.patiently(self._connection, functools.partial(self._fetch, work.session, ref, path))
-            except errors.StoreFailed:
-                if not is_input:
-                    raise
-                path.unlink(missing_ok=True)  # the slot names it to the calls that need it
+            await blobs.patiently(
+                self._connection, functools.partial(fetch_blob, self._connection, work.session, ref, path)
+            )
+        for claimed in inputs:
+            with contextlib.suppress(errors.StoreFailed):  # it is gone: the slot names it to the calls that need it
+                await self._inputs.wait(claimed)
 
-    async def _fetch(self, session: str, ref: BlobRef, path: Path, _number: int) -> None:
-        with path.open("wb") as file:
-            async for chunk in blobs.read(self._connection, session, ref.id, ref.size):
-                await asyncio.to_thread(file.write, chunk)
-
-    async def upload(self, name: str, work: Work, files: Iterable[tuple[int, str, int]]) -> tuple[BlobRef, ...]:
+    async def upload(self, name: str, work: Work, files: Iterable[tuple[int, str, int, bool]]) -> tuple[BlobRef, ...]:
         """Send a batch's large results; waits for an engine that is away or full. Raises `OSError`."""
         refs = []
-        for index, file, size in files:
+        for index, file, size, mapped in files:
             blob_id = f"{name}-{index}"
             if work.profile.local:
-                refs.append(BlobRef(index, blob_id, size, file))
+                refs.append(BlobRef(index, blob_id, size, file, mapped))
                 continue
             path = Path(file)
 
@@ -79,7 +83,7 @@ class Spool:
 
             await blobs.patiently(self._connection, send, sending=True)
             await asyncio.to_thread(path.unlink)
-            refs.append(BlobRef(index, blob_id, size))
+            refs.append(BlobRef(index, blob_id, size, mapped=mapped))
         return tuple(refs)
 
     async def _send(self, writer: blobs.Writer, path: Path) -> None:
@@ -89,6 +93,10 @@ class Spool:
                 chunk, _ = await asyncio.gather(asyncio.to_thread(file.read, _READ_BYTES), writer.write(chunk))
         await writer.finish()
 
+    def forget(self, session: str, blob_ids: tuple[str, ...]) -> None:
+        """No call to come needs these values of a session; none of its values when none is named."""
+        self._inputs.forget(session, blob_ids)
+
     def remove_unreported(self, name: str, indices: range) -> None:
         """A slot died: delete the results that it may have been writing."""
         for index in indices:
@@ -97,5 +105,6 @@ class Spool:
     def remove(self, paths: Iterable[str]) -> None:
         """Delete arguments that were fetched and have been used; a client's own files are the client's."""
         for path in map(Path, paths):
-            if path.parent == self.folder and path.name.startswith("a-"):
-                path.unlink(missing_ok=True)
+            if not self._inputs.release(path) and path.parent == self.folder and path.name.startswith("a-"):
+                with contextlib.suppress(PermissionError):  # Windows, while the slot still has it mapped
+                    path.unlink(missing_ok=True)

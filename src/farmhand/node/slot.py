@@ -25,10 +25,11 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from farmhand.code.container import write_mapped_result
 from farmhand.code.failure import pack_exception
 from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
-from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
+from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values
 from farmhand.errors import TaskFailed
 from farmhand.model import limits
 from farmhand.model.messages import Profile, Work, read_work, split
@@ -59,7 +60,7 @@ class Batch:
         self.first = 0  # first index not sent yet
         self.values: list[Any] = []  # packed results and exceptions, in order of index
         self.marks: list[Mark] = []
-        self.out_files: list[tuple[int, str, int]] = []
+        self.out_files: list[tuple[int, str, int, bool]] = []
         self.count = 0  # indices ended since `first`
         self.bytes = 0
         self.seconds = 0.0
@@ -228,7 +229,7 @@ class Slot:
         if size >= limits.INLINE_BYTES_MAX:
             path = self._spool_path(batch, index)
             path.write_bytes(packed)
-            batch.out_files.append((index, str(path), size))
+            batch.out_files.append((index, str(path), size, False))
             return None, 64
         return packed, size
 
@@ -236,12 +237,12 @@ class Slot:
         path = self._spool_path(batch, index)
         try:
             with path.open("wb") as file:
-                write_result(value, file.write)
+                mapped = write_mapped_result(value, file.write)
                 size = file.tell()
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        batch.out_files.append((index, str(path), size))
+        batch.out_files.append((index, str(path), size, mapped))
         return None, 64
 
     def _spool_path(self, batch: Batch, index: int) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import mmap
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from farmhand.code.values import Entry, load_from
+from farmhand.code.container import load_mapped
+from farmhand.code.values import Entry
 from farmhand.errors import InputLost
 from farmhand.model.messages import Feed, Work
 
@@ -51,18 +52,23 @@ class Feeding:
             return entry[0]
         if isinstance(entry, bytes):
             return pickle.loads(entry)
-        assert isinstance(entry, io.IOBase)
-        entry.seek(0)
-        return load_from(entry)
+        return load_mapped(entry, writable=False)
 
     def _from_file(self, place: int) -> Any:
+        with self._open(place) as file:
+            return load_mapped(file, writable=False)
+
+    def memory(self, place: int) -> memoryview:
+        """Memory of an argument, as it was stored; what a call writes to it, it writes to pages of its own."""
+        with self._open(place) as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+    def _open(self, place: int) -> BinaryIO:
         try:
-            with Path(self._files[place]).open("rb") as file:
-                return load_from(file)
+            return Path(self._files[place]).open("rb")
         except (LookupError, OSError):
-            raise InputLost(
-                f"{self._names.get(place, 'an input')} is gone from the farm; run what made it again, or scatter it again"
-            ) from None
+            name = self._names.get(place, "an input")
+            raise InputLost(f"{name} is gone from the farm; run what made it again, or scatter it again") from None
 
     def close(self) -> None:
         """The batch has ended."""
@@ -76,6 +82,7 @@ class Fed:
     def __init__(self, feeding: Feeding, feed: Feed) -> None:
         self._feeding = feeding
         self._places = feed.places
+        self._buffers = feed.buffers
 
     def take(self, number: int) -> Any:
         """See `code.inputs.fed`."""
@@ -83,4 +90,5 @@ class Fed:
 
     def buffers(self) -> Iterator[Any]:
         """The memory of its arguments."""
-        return iter(())
+        if self._buffers:
+            yield from map(self._feeding.memory, self._places[-self._buffers :])
