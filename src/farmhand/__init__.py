@@ -14,26 +14,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from farmhand import errors
     from farmhand.client.aio import AsyncFarm
+    from farmhand.client.environments import Environment
     from farmhand.client.farm import Farm
     from farmhand.client.futures import FarmFuture
+    from farmhand.client.options import SessionOptions
+    from farmhand.client.session import Session
     from farmhand.client.shared import Ref
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
+    from farmhand.node.inprocess import join
 
     __version__ = VERSION
 
-__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Ref", "Retry", "__version__", "errors"]
+__all__ = [
+    "AsyncFarm", "Environment", "Farm", "FarmFuture", "Pool", "Ref", "Retry", "Session", "SessionOptions", "__version__", "errors",
+    "join",
+]  # fmt: skip
 
 _WHERE = {
     "AsyncFarm": ("farmhand.client.aio", "AsyncFarm"),
+    "Environment": ("farmhand.client.environments", "Environment"),
     "Farm": ("farmhand.client.farm", "Farm"),
     "FarmFuture": ("farmhand.client.futures", "FarmFuture"),
     "Pool": ("farmhand.neighbours.pool", "Pool"),
     "Ref": ("farmhand.client.shared", "Ref"),
     "Retry": ("farmhand.model.retry", "Retry"),
+    "Session": ("farmhand.client.session", "Session"),
+    "SessionOptions": ("farmhand.client.options", "SessionOptions"),
     "__version__": ("farmhand.model.version", "VERSION"),
     "errors": ("farmhand.errors", ""),
+    "join": ("farmhand.node.inprocess", "join"),
 }
 
 

@@ -11,24 +11,34 @@
     │   ├── EngineLost                          the connection dropped during a request; a retry can help
     │   ├── EngineFull                          its storage is full; a retry helps when there is space again
     │   ├── StoreFailed                         it did not confirm that it stored a message
-    │   └── NoResponder                         the service asked is not running; a retry can help
+    │   ├── NoResponder                         the service asked is not running; a retry can help
+    │   ├── NoQuorum                            too few of a cluster's servers are up; it goes on when one is back
+    │   └── Deposed                             another steward acts for the farm now; the farm's own business
     ├── SecurityError
     │   ├── CredentialRefused, CredentialMissing, CredentialUnsafe, CredentialMalformed
     │   ├── NameTaken                           another key is enrolled under this name, or this key under another name
     │   ├── WrongPin                            this is not the farm that the join line names
     │   └── PlaintextRefused                    off loopback without TLS
-    ├── FarmNotRunning, FarmRunning             `farmhand` was asked for what this farm's state does not allow
+    ├── ClusterComplete                         a cluster has three servers, and all of them are up
+    ├── FarmNotRunning, FarmRunning, FarmNotEmpty   `farmhand` was asked for what this farm's state does not allow
+    ├── BackupDamaged                           this file is no whole backup of a farm; nothing was changed
+    ├── NodeStuck                               a node without processes has too many tasks that it cannot stop; start it again
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
+    ├── SessionUnknown                          no named session has this name; or it was removed
+    ├── SessionFull                             a named session has stored as much as it may
     ├── NoNodeForPython                         no node offers the Python version that the task was pickled with
+    ├── OtherPython                             what goes as bytecode was given to an environment with another Python
     ├── BundleTooLarge                          a module to be shipped is larger than the limit
     ├── BadMessage                              a peer sent bytes that are not a message of ours
     └── TaskError                               how a task ended other than by its own exception
         ├── TaskFailed                          it raised, and its exception could not be rebuilt here
         ├── ArgumentsUndecodable                its arguments could not be unpickled there (also a BrokenProcessPool)
         ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
+        ├── ResultTooLarge                      its value is larger than its named session keeps
         ├── TaskRefused                         it could not be started
         ├── InputFailed                         a future among its arguments has failed; the cause says how
         ├── InputLost                           the value of a future or reference among its arguments is gone
+        ├── EnvironmentFailed                   its environment could not be built on that node; uv says why
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
         ├── TaskOutOfMemory                     it used more memory than it said it needs (also a MemoryError)
@@ -42,7 +52,13 @@ The first line of a class's docstring is its message when it is raised without o
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor, CancelledError
-from concurrent.futures.process import BrokenProcessPool
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except ImportError:  # a device whose Python has no multiprocessing
+
+    class BrokenProcessPool(BrokenExecutor):  # type: ignore[no-redef]
+        """Stands in for the standard library's."""
 
 
 class FarmhandError(Exception):
@@ -108,6 +124,14 @@ class NoResponder(EngineError):
     """Nobody answers this request."""
 
 
+class NoQuorum(EngineError):
+    """Fewer than two of the cluster's three servers are up: it accepts nothing until another one is back."""
+
+
+class Deposed(EngineError):
+    """Another steward acts for this farm now."""
+
+
 class SecurityError(FarmhandError):
     """A credential or a certificate is not as it must be."""
 
@@ -140,6 +164,10 @@ class PlaintextRefused(SecurityError):
     """Off loopback the engine speaks TLS only, unless --insecure-plaintext is given."""
 
 
+class ClusterComplete(FarmhandError):
+    """The cluster has three servers, and all of them are up."""
+
+
 class FarmNotRunning(FarmhandError):
     """No farm of yours runs on this machine: start one with `farmhand up`, or name one with --farm or $FARMHAND_FARM."""
 
@@ -148,12 +176,36 @@ class FarmRunning(FarmhandError):
     """This runs already: one process at a time may have this folder."""
 
 
+class FarmNotEmpty(FarmhandError):
+    """There is a farm in this folder already."""
+
+
+class BackupDamaged(FarmhandError):
+    """This file is no whole backup of a farm."""
+
+
+class NodeStuck(FarmhandError):
+    """Too many tasks that this node has given up still run in its process: it has left the farm; start it again."""
+
+
 class VersionMismatch(FarmhandError):
     """Two parts of Farmhand are of versions that do not work together."""
 
 
+class SessionUnknown(FarmhandError):
+    """No session has this name."""
+
+
+class SessionFull(FarmhandError):
+    """The session has stored as much as it may: it takes no new work."""
+
+
 class NoNodeForPython(FarmhandError):
     """No node offers the Python version of this client."""
+
+
+class OtherPython(FarmhandError):
+    """What goes as bytecode was given to an environment with another Python version."""
 
 
 class BundleTooLarge(FarmhandError):
@@ -192,6 +244,10 @@ class ResultUndecodable(TaskError, BrokenProcessPool):
     """The task succeeded, but its value could not be unpickled here."""
 
 
+class ResultTooLarge(TaskError):
+    """The task's value is larger than its session keeps."""
+
+
 class TaskRefused(TaskError):
     """The task could not be started."""
 
@@ -202,6 +258,10 @@ class InputFailed(TaskError):
 
 class InputLost(TaskError):
     """The value of a future or reference among the task's arguments is gone from the farm."""
+
+
+class EnvironmentFailed(TaskError):
+    """The task's environment could not be built on the node."""
 
 
 class TaskCrashed(TaskError, BrokenProcessPool):

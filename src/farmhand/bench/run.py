@@ -148,7 +148,23 @@ def _alone(slots: int, quick: bool, say: Say) -> list[Row]:
     scattered = solo.in_process("scattered", size)
     rows.append(bound(f"{size} MB scattered, used on two nodes, same machine", "s", scattered["local"]))
     rows.append(bound(f"{size} MB scattered, used on two nodes, through the engine", "s", scattered["network"]))
-    return rows + _huge(slots, quick, say)
+    return rows + _servers(slots, say) + _huge(slots, quick, say)
+
+
+def _servers(slots: int, say: Say) -> list[Row]:
+    """Three servers beside one. No target: it is a price, which the ratio tells."""
+    say("measuring three servers beside one ...")
+    figures = solo.in_process("servers", slots)
+    rows = []
+    for key, what, unit in (
+        ("submit", "three servers: no-op calls through submit, beside one server", "calls/s"),
+        ("map", "three servers: no-op calls through map, beside one server", "calls/s"),
+        ("p50", "three servers: one call at a time, p50, beside one server", "us"),
+    ):
+        row = Row(what, unit, {"farmhand": figures["three"][key]}, base="one server")
+        row.ratio = figures["three"][key] / figures["one"][key]
+        rows.append(row)
+    return rows
 
 
 def _huge(slots: int, quick: bool, say: Say) -> list[Row]:

@@ -16,25 +16,24 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-import msgspec
 
 from farmhand import errors
 from farmhand.client.beat import beat_of
+from farmhand.client.failures import Failures
 from farmhand.client.futures import FarmFuture
 from farmhand.client.inputs import Source, starve
 from farmhand.client.lanes import Lanes
 from farmhand.client.large import Large, remove_file
-from farmhand.client.link import Link
+from farmhand.client.link import DriverConfig, Link
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
 from farmhand.client.sending import Sender
 from farmhand.core import session as core
-from farmhand.core.tasks import Group, Task
+from farmhand.core.feeding import Unfed
+from farmhand.core.tasks import Counts, Group, Task
 from farmhand.engine import subjects
-from farmhand.engine.connection import Options
 from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.engine.streams import purge
@@ -43,46 +42,39 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
 from farmhand.model.needs import Lane
+from farmhand.model.peers import readable_report
 
 log = logging.getLogger("farmhand.client")
-
-
-class DriverConfig(msgspec.Struct, kw_only=True):
-    """What a session is made with."""
-
-    connect: Callable[[], Options]  # called on the loop's thread, where slow imports hurt nobody
-    bound: int = 0  # batches under way at once, 0 for what the slots ask for
-    on_client_loss: str = "kill"
-    spool: str = ""  # a folder that client and slots share, when the farm is on this machine
-    output: bool = True
 
 
 class Driver(Link):
     """One session. `start` returns when the farm has answered; `close` ends the session and the thread."""
 
     def __init__(self, config: DriverConfig) -> None:
-        super().__init__(config.connect)
-        self.config = config
-        self.session_id = session_id(secrets.token_hex(6), config.on_client_loss)
+        super().__init__(config)
+        self.tag = ""  # in the names of large arguments
+        self.session_id: str = session_id(secrets.token_hex(6), config.on_client_loss)
         self.core = core.Session(secrets.token_bytes(16), config.bound)
         self.bytes_in = 0
         self.publisher: Publisher
         self.sender: Sender
         self.results: Results
         self._lock = threading.RLock()
+        self.numbers = itertools.count(1)  # for tasks; taken by any thread
         self._inbox: deque[tuple[Group, Task]] = deque()
         self._awake = False
         self._idle = threading.Condition()
         self._abandoned = False
         self._lanes = Lanes(self)
-        self.left: weakref.WeakSet[FarmFuture[Any]] = weakref.WeakSet()  # whose large values nobody has asked for
         self._kept: dict[weakref.ref[Source], Large] = {}  # what lies on the farm for sources
-        self._blobs = itertools.count(1)
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._unpurged = 0
+        self._failures = Failures(self)
 
     # ---- life
+
+    takes_inputs = True
 
     def connection_name(self) -> str:
         """See `Link`."""
@@ -99,7 +91,7 @@ class Driver(Link):
         self.sender = Sender(self)
         self.results = Results(self)
         self._reader = OrderedReader(
-            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result
+            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result, anew=True
         )
         connection = self.connection
         connection.subscribe(subjects.started(self.session_id, "*"), self._on_started)
@@ -194,7 +186,7 @@ class Driver(Link):
                 case core.Ended():
                     self.results.end(effect, body)
                     ended = True
-                case core.Unfed():
+                case Unfed():
                     starve(effect.task.cargo, effect.task, effect.cause)
                     ended = True
                 case core.Running():
@@ -264,7 +256,7 @@ class Driver(Link):
         self.bytes_in += len(data)
         try:
             header, body = messages.split(data)
-            report = messages.read_report(header)
+            report = readable_report(header)
         except errors.BadMessage as error:
             log.warning("a report cannot be read: %s", error)
             return
@@ -392,9 +384,9 @@ class Driver(Link):
     def _on_unneeded(self, ref: weakref.ref[Source]) -> None:
         self.forget(self._kept.pop(ref, None))
 
-    def new_blob(self) -> str:
-        """A name for a large value of this session."""
-        return f"{next(self._blobs):x}"
+    def keeps(self, blob_id: str) -> bool:
+        """See `Link`."""
+        return any(large.id == blob_id for large in list(self._kept.values()))
 
     def fetch(self, future: FarmFuture[Any]) -> None:
         """Somebody asks for a large value that was left on the farm; from any thread."""
@@ -435,6 +427,29 @@ class Driver(Link):
             self.results.fail(future, _left_behind(error) if future._left else error)
         with self._idle:
             self._idle.notify_all()
+
+    def leave(self) -> None:
+        """Nobody waits any more: what was submitted still ends."""
+        self.wait_all()
+
+    def check_room(self) -> None:
+        """Raise `EngineFull` while the engine has no space for new work."""
+        if self.core.full or self.publisher.stuck:
+            raise errors.EngineFull
+
+    @property
+    def counts(self) -> Counts:
+        """What this session has done so far."""
+        return self.core.counts
+
+    def on_failed(self, effect: core.Ended) -> None:
+        """See `Link`. The engine keeps it for a while."""
+        self._failures.note(effect)
+
+    def on_initializer_failed(self, error: Exception) -> None:
+        """No task of this session can run."""
+        log.critical("the initializer failed, so nothing more can run here: %s", error)
+        self.break_all(error)
 
     # ---- heartbeat
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgspec
 
 from farmhand import errors
-from farmhand.client.driver import Driver, DriverConfig
+from farmhand.client import ending
+from farmhand.client.driver import Driver
 from farmhand.client.embedded import EmbeddedFarm
+from farmhand.client.environments import Environment, as_recipe, check_call, checked_calls, offer
 from farmhand.client.futures import FarmFuture
-from farmhand.client.inputs import Source, check_sources, feed
+from farmhand.client.inputs import NO_INPUTS, Source, check_sources, feed
+from farmhand.client.link import DriverConfig
 from farmhand.client.mapping import map_all, map_lazily
-from farmhand.client.options import TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
+from farmhand.client.options import SessionOptions, TaskOptions, as_name, as_retry, as_state, as_timeout, own_lane
 from farmhand.client.remote import remote_login
 from farmhand.client.shared import Ref, SharedMemory, pack_large, scatter
 from farmhand.code.hashing import content_hash
@@ -32,11 +33,13 @@ from farmhand.model.messages import Profile
 from farmhand.model.retry import Retry
 from farmhand.node.monitor import usable_cores
 
+if TYPE_CHECKING:
+    from farmhand.client.link import Link
+    from farmhand.client.session import Session
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_GROUPS_MAX = 4096  # profiles whose learned durations are remembered
-_open: weakref.WeakSet[Farm] = weakref.WeakSet()
+Env = str | os.PathLike[str] | Sequence[str] | Environment
 
 
 class _View(Executor):
@@ -83,18 +86,21 @@ class _View(Executor):
         return map_lazily(submit_many, calls, timeout, buffersize or limits.MAP_AHEAD)
 
     def options(self, *, needs: Iterable[str] = (), retries: int | Retry = 0, timeout: float | None = None,
-                priority: int = 0, name: str = "", state: str = "fresh") -> FarmView:  # fmt: skip
+                priority: int = 0, name: str = "", state: str = "fresh", env: Env | None = None) -> FarmView:  # fmt: skip
         """An Executor on the same farm whose submissions have these options.
 
         needs: what the node must have, for example `["cpus=2", "mem=8GiB", "latex"]`. retries: how often to run again, or a
         `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
         state: what a call finds in the globals of your code: `"fresh"`, as imports and the initializer left them; `"session"`, as the
-        last call of this session in the same slot left them; `"process"`, fresh in a process of its own.
+        last call of this session in the same slot left them; `"process"`, fresh in a process of its own. env: the environment
+        that they run in, as for `Farm`; without it that of the Farm, `[]` for the node's own Python.
         Raises: `BadNeed`, `BadOption`.
         """
+        recipe = self._farm._options.recipe if env is None else as_recipe(env)
+        kept = as_state(state, self._farm.session)
         given = TaskOptions(
-            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
-            state=as_state(state, self._farm.session),
+            lane=own_lane(needs, priority, recipe, process=kept.process), retry=as_retry(retries),
+            timeout=as_timeout(timeout), name=as_name(name), state=kept, recipe=recipe,
         )  # fmt: skip
         return FarmView(self._farm, given)
 
@@ -127,10 +133,13 @@ class Farm(_View):
         client keeps under way at most.
     initializer, initargs: run once in each slot before its first task of this Farm.
     on_client_loss: `"kill"` stops this client's running tasks when it dies, `"finish"` lets them end. What waits is withdrawn.
-    output: whether what tasks print reaches this process's terminal.
+    output: whether what tasks print reaches this process's terminal. `farmhand logs` shows it in any case.
     nodes: agents of an embedded farm; its slots are shared out among them.
+    session: the name of a session that outlives this client, or `SessionOptions`; then this is a `Session`.
     shared_memory: on a farm that is all on this machine large values go through its memory; `False` sends them through the
         engine, as between machines.
+    env: what tasks find installed, built once on each node by `uv`: a list of requirements, a requirements file, a version of
+        Python such as `"3.12"`, or an `Environment`. Without it the node's own Python.
 
     Raises: `BadAddress`, `BadOption`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
     """
@@ -138,7 +147,8 @@ class Farm(_View):
     def __init__(self, address: str | None = None, *, max_workers: int | None = None,
                  initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
                  on_client_loss: str = "kill", output: bool = True, nodes: int = 1,
-                 shared_memory: bool = True) -> None:  # fmt: skip
+                 shared_memory: bool = True, session: str | SessionOptions | None = None,
+                 env: Env | None = None) -> None:  # fmt: skip
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -146,11 +156,16 @@ class Farm(_View):
         if on_client_loss not in ("kill", "finish"):
             raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
         address = chosen_farm(address)
-        self._options = TaskOptions(lane=own_lane())
+        if session is not None:
+            self._become_session(session, address)
+        recipe = None if env is None else as_recipe(env)
+        self._options = TaskOptions(lane=own_lane(recipe=recipe), recipe=recipe)
+        self._initializer = (initializer, initargs)
         self._max_workers = max_workers or usable_cores()
         self._packer = Packer()
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._closed = False
+        self._address = address
         self._embedded: EmbeddedFarm | None = None
         config = DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
         if address is None:
@@ -159,15 +174,15 @@ class Farm(_View):
         else:
             config.connect, config.spool = remote_login(address)
             config.bound = max_workers or 0
-        self._driver = Driver(config)
+        self._driver = self._new_driver(config, session)
         self._shared = SharedMemory(self._driver)
         self._start()
         if not shared_memory:
             config.spool = ""
         if self._embedded is None and max_workers is None:  # what libraries that take an Executor read
             self._max_workers = int(self._driver.farm["slots"]) or self._max_workers
-        self._base = Profile("", output=output, local=bool(config.spool))
-        _remember(self)
+        self._base = self._first_profile(Profile("", local=bool(config.spool)))
+        ending.remember(self)
         if initializer is not None:
             try:
                 self._base = self._with_initializer(initializer, initargs)
@@ -179,6 +194,23 @@ class Farm(_View):
     def _farm(self) -> Farm:
         return self
 
+    def _become_session(self, session: str | SessionOptions, address: str | None) -> None:
+        from farmhand.client.session import Session
+
+        if address is None:
+            raise errors.BadOption(
+                f"session={session!r}: a session that outlives this process needs a farm that does; start one with "
+                "`farmhand up`, and give its address"
+            )
+        self.__class__ = Session
+
+    def _new_driver(self, config: DriverConfig, _session: str | SessionOptions | None) -> Link:
+        return Driver(config)
+
+    def _first_profile(self, profile: Profile) -> Profile:
+        """What all tasks of this farm have."""
+        return profile
+
     def _start(self) -> None:
         try:
             self._driver.start()
@@ -189,7 +221,7 @@ class Farm(_View):
             if self._embedded is not None:
                 self._embedded.close()
             raise
-        self._finalizer = weakref.finalize(self, _finish_in_background, self._driver, self._embedded)
+        self._finalizer = weakref.finalize(self, ending.finish_in_background, self._driver, self._embedded)
 
     def _with_initializer(self, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> Profile:
         import pickle
@@ -209,6 +241,8 @@ class Farm(_View):
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FarmFuture[Any]:
         self._check_open()
+        if options.recipe is not None:
+            check_call(options.recipe, fn, args, kwargs, self._initializer)
         future: FarmFuture[Any] = FarmFuture(self._driver)
         inputs: list[Source] = []
         entry, size, bundles = self._pack(args, kwargs, inputs, future)
@@ -230,7 +264,7 @@ class Farm(_View):
         futures: list[FarmFuture[Any]] = []
         tasks: list[Task] = []
         inputs: list[Source] = []
-        for args in calls:
+        for args in checked_calls(options.recipe, (fn, self._initializer), calls):
             future: FarmFuture[Any] = FarmFuture(driver)
             entry, size, bundles = pack(args, {}, inputs, future)
             group = plain if not bundles else self._group(options, fn, bundles)
@@ -268,16 +302,17 @@ class Farm(_View):
         return self._driver.broken is not None
 
     def _check_open(self) -> None:
-        if self._closed or _interpreter_ends:
+        if self._closed or ending.interpreter_ends():
             raise RuntimeError("cannot schedule new futures after shutdown" if self._closed else
                                "cannot schedule new futures after interpreter shutdown")  # fmt: skip
         driver = self._driver
         if driver.broken is not None:
+            if isinstance(driver.broken, errors.SessionUnknown):
+                raise errors.SessionUnknown(str(driver.broken))
             if isinstance(driver.broken, errors.InitializerFailed):
                 raise errors.InitializerFailed(str(driver.broken))
             raise errors.FarmClosed(f"the farm can run nothing more: {driver.broken}") from driver.broken
-        if driver.core.full or driver.publisher.stuck:
-            raise errors.EngineFull
+        driver.check_room()
 
     def _pack(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source], future: FarmFuture[Any]
@@ -307,6 +342,8 @@ class Farm(_View):
         Raises: what pickling it raises; `EngineFull`; as `submit`.
         """
         self._check_open()
+        if not self._driver.takes_inputs:
+            raise errors.BadOption(NO_INPUTS)
         return scatter(self._driver, obj)
 
     def _offer_bundles(self, bundles: Iterable[str]) -> None:
@@ -325,9 +362,10 @@ class Farm(_View):
             self._offer_bundles(code.bundles)
             union = tuple(sorted({*code.bundles, *bundles, *self._base.bundles}))
             name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or type(fn).__name__
-            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base), options.retry)
-            if len(self._groups) >= _GROUPS_MAX:
-                for old in [k for k, g in list(self._groups.items()) if not g.active][: _GROUPS_MAX // 2]:
+            recipe = offer(self._driver, options.recipe)
+            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base, recipe), options.retry)
+            if len(self._groups) >= limits.GROUPS_MAX:
+                for old in [k for k, g in list(self._groups.items()) if not g.active][: limits.GROUPS_MAX // 2]:
                     self._groups.pop(old, None)
             self._groups[key] = group
         return group
@@ -345,6 +383,10 @@ class Farm(_View):
 
         return progress(list(futures), title)
 
+    def attach(self, session: str) -> Session:
+        """The named session of this farm: its futures, and more submits. It must exist. Raises `SessionUnknown`."""
+        return cast("Session", Farm(self._address, session=SessionOptions(session, create=False)))
+
     @property
     def session(self) -> str:
         """The id of this client's session."""
@@ -360,11 +402,15 @@ class Farm(_View):
     def _abandon(self) -> None:
         """After Ctrl-C nobody wants to wait for what is left: as `shutdown`, and what runs fares as when the client dies."""
         self._closed = True
-        _open.discard(self)
+        ending.opened.discard(self)
         if self._finalizer.detach() is not None:
             self._driver.abandon()
             if self._embedded is not None:
                 self._embedded.close()
+
+    def _end(self) -> None:
+        """The interpreter ends, and this farm was not shut down."""
+        self.shutdown(wait=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work. `wait`: return when every task has its outcome and everything is closed.
@@ -372,13 +418,13 @@ class Farm(_View):
         With `cancel_futures` what is not running is cancelled. Without `wait` the same happens in the background.
         """
         self._closed = True
-        _open.discard(self)
+        ending.opened.discard(self)
         if cancel_futures:
             self._driver.cancel_waiting()
         if wait:
             self._driver.wait_all()
             if self._finalizer.detach() is not None:
-                _close(self._driver, self._embedded)
+                ending.close(self._driver, self._embedded)
         else:
             self._finalizer()
 
@@ -389,8 +435,8 @@ class Farm(_View):
     def _repr_html_(self) -> str:
         import html
 
-        core, counts = self._driver.core, self._driver.core.counts
-        said = (("waiting or running", core.open), ("done", counts.done), ("failed", counts.failed),
+        counts = self._driver.counts
+        said = (("waiting or running", self._driver.open), ("done", counts.done), ("failed", counts.failed),
                 ("cancelled", counts.cancelled))  # fmt: skip
         cells = "".join(f"<td>{name}: <b>{count:,}</b></td>" for name, count in said)
         return f"<table><caption>{html.escape(repr(self)[1:-1])}</caption><tr>{cells}</tr></table>"
@@ -401,77 +447,3 @@ def _share(slots: int, nodes: int) -> tuple[int, ...]:
     if not 1 <= nodes <= slots:
         raise errors.BadOption(f"nodes={nodes}: at least 1, and at most the number of slots ({slots})")
     return tuple(slots // nodes + (1 if i < slots % nodes else 0) for i in range(nodes))
-
-
-def _close(driver: Driver, embedded: EmbeddedFarm | None) -> None:
-    driver.close()
-    if embedded is not None:
-        embedded.close()
-
-
-_finishing: set[threading.Thread] = set()
-
-
-def _finish_in_background(driver: Driver, embedded: EmbeddedFarm | None) -> None:
-    """A farm that was dropped or shut down without waiting: what was submitted still ends, then everything closes."""
-
-    def finish() -> None:
-        driver.wait_all()
-        _close(driver, embedded)
-        _finishing.discard(thread)
-
-    thread = threading.Thread(target=finish, name="farmhand-closing", daemon=True)
-    _finishing.add(thread)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is ending: no thread can be started any more
-        finish()
-
-
-_interpreter_ends = False
-
-
-def _at_interpreter_end() -> None:
-    """Before the interpreter joins its threads: wait for what was submitted, as the standard executors do."""
-    global _interpreter_ends
-    _interpreter_ends = True
-    if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
-        for farm in list(_open):  # Ctrl-C ended the program
-            farm._abandon()
-        return
-    for farm in list(_open):
-        farm.shutdown(wait=True)
-    for thread in list(_finishing):
-        thread.join()
-
-
-def _in_forked_child() -> None:
-    """A forked child has neither the session's thread nor a right to the farm's processes: using them there is an error."""
-    for farm in list(_open):
-        farm._driver.on_forked()
-        if farm._embedded is not None:
-            farm._embedded.on_forked()
-        farm._finalizer.detach()
-    _open.clear()
-    _finishing.clear()
-
-
-_hooked = False
-
-
-def _remember(farm: Farm) -> None:
-    global _hooked
-    _open.add(farm)
-    if not _hooked:
-        _hooked = True
-        import concurrent.futures.thread  # its hook, which stops the loop's helper threads, must come after ours
-
-        assert concurrent.futures.thread
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_in_forked_child)
-        register = getattr(threading, "_register_atexit", None)  # runs while threads still can be used
-        if register is None:
-            import atexit
-
-            register = atexit.register
-        register(_at_interpreter_end)

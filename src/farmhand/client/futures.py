@@ -18,8 +18,8 @@ from farmhand.errors import TaskKilled
 from farmhand.model import limits
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
     from farmhand.client.inputs import Source
+    from farmhand.client.link import Link
 
 settling = threading.Lock()  # held for moments, while a future gets its condition, its source, or its outcome
 
@@ -38,16 +38,23 @@ class FarmFuture(Future[T], Generic[T]):
     _stays = True  # a large value is not fetched before somebody asks for it
     _left = False  # the task has succeeded, and its large value is on the farm
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Link) -> None:
         self._lazy_condition: threading.Condition | None = None
         self._state = PENDING
         self._result = None
         self._exception = None
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
-        self._driver: Driver | None = driver
+        self._driver: Link | None = driver
+        self._session = driver.session_id
+        self.number = next(driver.numbers)
         self._task: Task | None = None
         self._entry: Any = None  # packed arguments, until there is an outcome
+
+    @property
+    def task_id(self) -> str:
+        """`SESSION/NUMBER`, by which `farmhand logs` and `farmhand explain` know the task, also when it is done."""
+        return f"{self._session}/{self.number}"
 
     if not TYPE_CHECKING:  # the standard one is an attribute, and so it is to a type checker
 

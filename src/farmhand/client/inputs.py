@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from farmhand.client.futures import FarmFuture, settling
 from farmhand.client.large import Large, store_bytes
@@ -23,7 +23,7 @@ from farmhand.model.outcome import BlobRef
 from farmhand.model.retry import Retry
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
+    from farmhand.client.link import Link
 
 
 class Source:
@@ -32,7 +32,7 @@ class Source:
     __slots__ = ("__weakref__", "bundles", "driver", "entry", "large", "modules", "name", "origin", "task", "wanted")
 
     def __init__(self, name: str, *, task: Task | None = None, entry: Entry | None = None,
-                 driver: Driver | None = None) -> None:  # fmt: skip
+                 driver: Link | None = None) -> None:  # fmt: skip
         self.name = name
         self.task = task
         self.entry = entry
@@ -43,7 +43,7 @@ class Source:
         self.modules: set[str] = set()  # of the user, that are needed for that, while their bundles are not known
         self.origin: bytes | None = None  # what it was made of, if that cannot change
 
-    def lies(self, large: Large, driver: Driver) -> None:
+    def lies(self, large: Large, driver: Link) -> None:
         """It is on the farm, and to be removed there when nobody holds this any more."""
         self.large, self.driver = large, driver
         driver.keep(self, large)
@@ -86,9 +86,16 @@ def source_of(future: FarmFuture[Any]) -> Source:
 code_inputs.kinds[FarmFuture] = source_of
 
 
-def check_sources(sources: Iterable[Source], driver: Driver) -> None:
+NO_INPUTS: Final = (
+    "a named session takes no futures and references as arguments: give the call the result() or the object itself"
+)
+
+
+def check_sources(sources: Iterable[Source], driver: Link) -> None:
     """Raise `BadOption` when one of them is of another farm."""
     for source in sources:
+        if not driver.takes_inputs:
+            raise BadOption(NO_INPUTS)
         if source.driver is not None and source.driver is not driver and source.entry is None:
             raise BadOption(
                 f"{source.name} belongs to another Farm, whose nodes have it; give the call its result() instead"
@@ -156,7 +163,7 @@ class Freight:
         return place
 
 
-def spill(batch: Batch, driver: Driver) -> list[Large]:
+def spill(batch: Batch, driver: Link) -> list[Large]:
     """Move inline values beside the message where there are too many of them. Returns the large ones that it needs."""
     sources = {id(s): s for task in batch.tasks if task is not None for s in task.cargo._inputs}
     size = 0

@@ -16,7 +16,7 @@ from farmhand.engine import blobs
 from farmhand.model import limits
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
+    from farmhand.client.link import Link
 
 
 class Large(msgspec.Struct):
@@ -35,7 +35,7 @@ def remove_file(path: str) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def store_bytes(driver: Driver, data: bytes) -> Large:
+def store_bytes(driver: Link, data: bytes) -> Large:
     """Put what is packed already beside the messages. On the session's own thread, so it waits for nothing."""
     blob_id = driver.new_blob()
     if driver.config.spool:
@@ -50,7 +50,7 @@ def store_bytes(driver: Driver, data: bytes) -> Large:
 class LateUpload:
     """Large arguments that were submitted on the session's own thread, in a future's callback: it must not wait for itself."""
 
-    def __init__(self, driver: Driver, blob_id: str) -> None:
+    def __init__(self, driver: Link, blob_id: str) -> None:
         self._driver = driver
         self._id = blob_id
         self._pieces: list[bytes] = []
@@ -78,7 +78,7 @@ class LateUpload:
 class Uploader:
     """Takes the pieces of large arguments from the caller's thread and stores them; the caller waits when it is too fast."""
 
-    def __init__(self, driver: Driver, blob_id: str) -> None:
+    def __init__(self, driver: Link, blob_id: str) -> None:
         self._driver = driver
         self.blob_id = blob_id
         self.writer = blobs.Writer(driver.publisher, driver.session_id, blob_id)

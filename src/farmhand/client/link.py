@@ -7,28 +7,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from farmhand import errors
 from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.home.process import new_loop
-from farmhand.model import limits, messages
-from farmhand.model.version import VERSION
+from farmhand.model import limits
+
+if TYPE_CHECKING:
+    from farmhand.client.futures import FarmFuture
+    from farmhand.client.inputs import Source
+    from farmhand.client.large import Large
+    from farmhand.client.results import Results
+    from farmhand.client.sending import CodeSender
+    from farmhand.core.session import Ended
+    from farmhand.core.tasks import Counts, Group, Task
+    from farmhand.engine.stored import Publisher
+    from farmhand.model.named import SessionState
+from farmhand.model.peers import check_peer
 
 log = logging.getLogger("farmhand.client")
+
+
+class DriverConfig(msgspec.Struct, kw_only=True):
+    """What a session is made with."""
+
+    connect: Callable[[], Options]  # called on the loop's thread, where slow imports hurt nobody
+    bound: int = 0  # batches under way at once, 0 for what the slots ask for
+    on_client_loss: str = "kill"
+    spool: str = ""  # a folder that client and slots share, when the farm is on this machine
+    output: bool = True
 
 
 class Link:
     """Connects, greets the farm, and stays until `close`. What a session does with it is in the methods that it overrides."""
 
-    def __init__(self, connect: Callable[[], Options]) -> None:
-        self._connect = connect
+    def __init__(self, config: DriverConfig) -> None:
+        self.config = config
         self.farm: dict[str, Any] = {}  # what the steward said of itself
         self.broken: Exception | None = None
+        self._blobs = itertools.count(1)
+        self.left: weakref.WeakSet[FarmFuture[Any]] = weakref.WeakSet()  # whose large values nobody has asked for
+        self.numbers: Iterator[int] = itertools.repeat(0)  # for tasks, when they have one before they are stored
         self.connection: Connection
         self.loop: asyncio.AbstractEventLoop
         self.closing: asyncio.Event
@@ -39,6 +68,32 @@ class Link:
         self._thread = threading.Thread(target=self._run_thread, name="farmhand-session", daemon=True)
 
     # ---- what a session adds
+
+    config: DriverConfig
+    session_id: str
+    tag: str  # in the names of its large arguments
+    publisher: Publisher
+    sender: CodeSender
+    results: Results
+    fetching: set[FarmFuture[Any]]  # whose tasks are done and whose values are on their way
+
+    takes_inputs = False  # calls may have futures and references as arguments
+
+    def fetch(self, future: FarmFuture[Any]) -> None:
+        """Somebody asks for a large value that was left on the farm; from any thread."""
+        raise NotImplementedError
+
+    def keep(self, source: Source, large: Large) -> None:
+        """Remove this when the source dies."""
+        raise NotImplementedError
+
+    def keeps(self, _blob_id: str) -> bool:
+        """Whether a source has this large value."""
+        return False
+
+    def new_blob(self) -> str:
+        """A name for a large value of this session."""
+        return f"{self.tag}{next(self._blobs):x}"
 
     def connection_name(self) -> str:
         """By which the engine and the steward know the connection."""
@@ -54,6 +109,72 @@ class Link:
 
     def break_all(self, error: Exception) -> None:
         """The session cannot go on: whoever waits for something hears `error`."""
+        raise NotImplementedError
+
+    def submit(self, group: Group, task: Task) -> None:
+        """Accept one task, from any thread."""
+        raise NotImplementedError
+
+    def submit_many(self, group: Group, tasks: Iterable[Task]) -> None:
+        """Accept many tasks of one group."""
+        raise NotImplementedError
+
+    def check_room(self) -> None:
+        """Raise `EngineFull` or `SessionFull` when no more work is taken."""
+        raise NotImplementedError
+
+    def cancel(self, task: Task) -> bool:
+        """As `Future.cancel`; from any thread."""
+        raise NotImplementedError
+
+    def kill(self, task: Task) -> bool:
+        """Stop a task wherever it is; from any thread. True when it is ended at once; else its outcome says so."""
+        raise NotImplementedError
+
+    def cancel_waiting(self) -> None:
+        """Cancel every task submitted here that is not known to run."""
+        raise NotImplementedError
+
+    def forget(self, entry: Any) -> None:
+        """A task was withdrawn: what is the matter with its arguments."""
+        raise NotImplementedError
+
+    @property
+    def open(self) -> int:
+        """Futures that wait for something."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> Counts | SessionState:
+        """What the session has done so far."""
+        raise NotImplementedError
+
+    def wait_all(self) -> None:
+        """Return when every task submitted here has its outcome."""
+        raise NotImplementedError
+
+    def wake_waiters(self) -> None:
+        """Tell `wait_all` that outcomes have come."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Return when this client may end without a loss."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """End the session in a hurry."""
+        raise NotImplementedError
+
+    def on_forked(self) -> None:
+        """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
+        raise NotImplementedError
+
+    def on_failed(self, effect: Ended) -> None:
+        """A task ended badly; its arguments are still here."""
+        raise NotImplementedError
+
+    def on_initializer_failed(self, error: Exception) -> None:
+        """A slot says so."""
         raise NotImplementedError
 
     # ---- life
@@ -80,7 +201,7 @@ class Link:
 
     async def _main(self) -> None:
         self.closing = asyncio.Event()
-        options = self._connect()
+        options = self.config.connect()
         options.name = self.connection_name()
         self.connection = await Connection.open(options)
         try:
@@ -98,11 +219,8 @@ class Link:
     async def _greet(self) -> None:
         """The steward's answer tells versions. It may be starting."""
         self.farm = await self.request("hello", timeout=limits.EMBEDDED_START_S)
-        if self.farm["protocol"] != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
-                f"(protocol {messages.PROTOCOL}); update the older one"
-            )
+        address = self.connection.options.address
+        check_peer(f"the farm at {address}", self.farm["version"], self.farm["protocol"], "this client")
 
     async def request(self, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
         """A request to the steward, as `ask_steward` makes it."""

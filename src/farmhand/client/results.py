@@ -24,10 +24,11 @@ from farmhand.core import session as core
 from farmhand.engine import blobs, subjects
 from farmhand.model import messages
 from farmhand.model.messages import Control, Report
+from farmhand.model.named import Settled
 from farmhand.model.outcome import BlobRef, Kind, Mark
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
+    from farmhand.client.link import Link
 
 log = logging.getLogger("farmhand.client")
 
@@ -43,6 +44,7 @@ _ERRORS: Final[dict[Kind, type[errors.TaskError]]] = {
     Kind.LOST: errors.TaskCrashed,
     Kind.REFUSED: errors.TaskRefused,
     Kind.INITIALIZER: errors.InitializerFailed,
+    Kind.ENVIRONMENT: errors.EnvironmentFailed,
 }
 
 
@@ -51,7 +53,7 @@ class Body:
 
     __slots__ = ("blobs", "entries", "node", "problem", "slot")
 
-    def __init__(self, report: Report, body: memoryview) -> None:
+    def __init__(self, report: Report | Settled, body: memoryview) -> None:
         self.node, self.slot = report.node, report.slot
         self.blobs: dict[int, BlobRef] = {ref.index: ref for ref in report.blobs}
         self.entries: list[Any] = []
@@ -86,9 +88,10 @@ class Value:
 class Results:
     """Ends futures. Runs on the loop; only large values are opened on other threads."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Link) -> None:
         self._driver = driver
         self._streams = asyncio.Semaphore(_STREAMS_MAX)
+        self._fetched: set[str] = set()  # values that are on their way
 
     def read(self, report: Report, body: memoryview) -> Body:
         """Open a report's body."""
@@ -134,7 +137,7 @@ class Results:
         if future._left:
             self._driver.left.add(future)
         else:
-            self._later(future, self._fetch(future, future._source))
+            self._later(future, self._fetch_source(future, future._source))
 
     def fetch_left(self, future: FarmFuture[Any]) -> None:
         """Somebody asks for a value that was left on the farm. Others that serve no call are most likely asked for next."""
@@ -142,11 +145,26 @@ class Results:
             if one._left and one._source is not None:
                 one._left = False
                 self._driver.left.discard(one)
-                self._later(one, self._fetch(one, one._source))
+                self._later(one, self._fetch_source(one, one._source))
+
+    def take(self, future: FarmFuture[Any], entry: bytes | None, ref: BlobRef | None) -> None:
+        """End a future with a value that is pickled here, or beside the message."""
+        if entry is None:
+            if ref is not None:
+                self._fetched.add(ref.id)  # at once: the next report may be the same one
+            self._later(future, self._fetch(future, ref))
+        elif len(entry) > _DECODE_INLINE_BYTES:
+            self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
+        else:
+            self._open(future, functools.partial(unpack_result, entry))
 
     def discard(self, body: Body) -> None:
         """Remove values that came for nobody: their tasks were cancelled, or ended by another attempt."""
         for ref in body.blobs.values():
+            if ref.id in self._fetched or self._driver.keeps(
+                ref.id
+            ):  # the same report once more, after the farm was put back from a backup
+                continue
             self.forget(Large(ref.id, ref.size, ref.path))
 
     def _open(self, future: FarmFuture[Any], read: Callable[[], Any]) -> None:
@@ -180,8 +198,8 @@ class Results:
             self._driver.fetching.discard(future)
             self._driver.wake_waiters()
 
-    async def _fetch(self, future: FarmFuture[Any], source: Source) -> None:
-        """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
+    async def _fetch_source(self, future: FarmFuture[Any], source: Source) -> None:
+        """A large value that may serve calls: from a file on this machine, or streamed from the engine."""
         large = source.large
         assert large is not None
         if large.path:
@@ -197,7 +215,27 @@ class Results:
             future._source = source.large = None
         self._driver.forget(large)  # it serves nobody, so it goes now and not with what a traceback may keep alive
 
-    async def _read(self, ref: Large) -> Value:
+    async def _fetch(self, future: FarmFuture[Any], ref: BlobRef | None) -> None:
+        """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
+        if ref is None:
+            raise errors.ResultUndecodable("the task succeeded, but its report lacks the value")
+        try:
+            await self._fetch_value(future, ref)
+        finally:
+            self._fetched.discard(ref.id)
+
+    async def _fetch_value(self, future: FarmFuture[Any], ref: BlobRef) -> None:
+        if ref.path:
+            await asyncio.to_thread(self._open, future, functools.partial(load_path, ref.path, writable=True))
+            remove_file(ref.path)
+            return
+        async with self._streams:
+            value = await blobs.patiently(self._driver.connection, lambda _: self._read(ref))
+        self._open(future, value.get)
+        del value
+        await self.on_read(ref)
+
+    async def _read(self, ref: Large | BlobRef) -> Value:
         """Stream a value out of the engine. Raises what the engine says; what unpickling raises comes with the value."""
         driver = self._driver
         pipe = ChunkPipe()
@@ -216,6 +254,7 @@ class Results:
     def end(self, effect: core.Ended, body: Body | None) -> None:
         """This task did not succeed. Without a body it was no report that ended it."""
         future: FarmFuture[Any] = effect.task.cargo
+        self._driver.on_failed(effect)
         if type(future._entry) is Large:
             self.forget(future._entry)
         mark = effect.mark
@@ -228,23 +267,36 @@ class Results:
         future._release()
         future.set_exception(error)
         if mark.kind is Kind.INITIALIZER and isinstance(error, Exception) and self._driver.broken is None:
-            log.critical("the initializer failed, so nothing more can run here: %s", mark.text)
-            self._driver.break_all(error)
+            self._driver.on_initializer_failed(error)
 
     def forget(self, large: Large) -> None:
         """Large arguments are no longer needed."""
         if large.path:
             remove_file(large.path)
         else:
+            driver = self._driver
+            control = messages.encode(Control(unwanted=(large.id,)))
+            driver.connection.publish(subjects.control_of_session(driver.session_id), control)
             self._driver.spawn(self.remove(large.id))
+
+    async def on_read(self, ref: BlobRef) -> None:
+        """A large value has been read."""
+        await self.remove(ref.id)
 
     async def remove(self, blob_id: str) -> None:
         """Have the engine forget a large argument or result of this session."""
-        driver = self._driver
-        control = messages.encode(Control(unwanted=(blob_id,)))
-        driver.connection.publish(subjects.control_of_session(driver.session_id), control)
         with contextlib.suppress(errors.EngineError, TimeoutError):  # the steward forgets all of a session's at its end
             await blobs.remove(self._driver.connection, self._driver.session_id, blob_id)
+
+
+class KeptResults(Results):
+    """The same for a named session, which keeps its large values: others may read them too."""
+
+    def forget(self, large: Large) -> None:
+        """They stay."""
+
+    async def on_read(self, ref: BlobRef) -> None:
+        """It stays."""
 
 
 class ChunkPipe:
@@ -360,7 +412,7 @@ def _where(effect: core.Ended) -> str:
     """Where a task ended, for people."""
     task = effect.task
     place = f"node {effect.node}, slot {effect.slot}" if effect.slot >= 0 else "no node"
-    return f"Task {task.group.profile.name or 'task'!r} on {place}, attempt {task.attempts}."
+    return f"Task {task.group.profile.name or 'task'!r} on {place}, attempt {task.attempts} ({task.cargo.task_id})."
 
 
 def _say(mark: Mark, timeout: float, problem: str) -> str:

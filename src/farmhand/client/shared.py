@@ -20,7 +20,7 @@ from farmhand.code.values import Buffer, estimate_size, pack_value
 from farmhand.model import limits
 
 if TYPE_CHECKING:
-    from farmhand.client.driver import Driver
+    from farmhand.client.link import Link
     from farmhand.code.pack import Packer
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def _source_of_ref(ref: Ref) -> Source:
 code_inputs.kinds[Ref] = _source_of_ref
 
 
-def store(driver: Driver, fill: Callable[[Callable[[Buffer], object]], T]) -> tuple[Large, T]:
+def store(driver: Link, fill: Callable[[Callable[[Buffer], object]], T]) -> tuple[Large, T]:
     """Put what `fill` writes beside the messages: a file that the slots can open, or chunks in the engine.
 
     Raises what `fill` raises; `EngineFull`.
@@ -88,7 +88,7 @@ def store(driver: Driver, fill: Callable[[Callable[[Buffer], object]], T]) -> tu
     return Large(blob_id, uploader.writer.size), told
 
 
-def scatter(driver: Driver, obj: Any) -> Ref:
+def scatter(driver: Link, obj: Any) -> Ref:
     """See `Farm.scatter`."""
     name = f"the object of type {type(obj).__name__} that was scattered"
     if estimate_size((obj,), {}) < limits.INLINE_BYTES_MAX:
@@ -112,7 +112,7 @@ class SharedMemory:
     is in the engine by its hash. Only `bytes`, which cannot change, are known by what they are.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Link) -> None:
         self._driver = driver
         self._lock = threading.Lock()
         self._lingering: list[Source] = []  # used last goes last
@@ -244,12 +244,15 @@ class Packed(NamedTuple):
 
 
 def pack_large(
-    driver: Driver, packer: Packer, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
+    driver: Link, packer: Packer, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source]
 ) -> Packed:
     """Pack arguments, with large buffers out of band. The rest goes into the message if it fits, and beside it if not."""
     args = tuple(map(in_one_piece, args))
     kwargs = {name: in_one_piece(value) for name, value in kwargs.items()}
     taken, inline = OutOfBand(), Inline()
+    if not driver.takes_inputs:  # all of a call travels together: the steward sends it again without its client
+        large, bundles = store(driver, lambda write: packer.pack_call_into(args, kwargs, write, inputs))
+        return Packed(large, 128, bundles, [])
     try:
         bundles = packer.pack_call_into(args, kwargs, inline.write, inputs, taken)
     except TooLarge:

@@ -6,8 +6,17 @@ after its inputs, so no circle can exist.
 
 from __future__ import annotations
 
+import msgspec
+
 from farmhand.core.tasks import Group, Links, Task, TaskState
 from farmhand.model import limits
+
+
+class Unfed(msgspec.Struct, frozen=True, gc=False):
+    """This task ended without a run: `cause`, one of its inputs or of theirs, has ended without a value."""
+
+    task: Task
+    cause: Task
 
 
 class Feeding:
@@ -88,6 +97,17 @@ class Feeding:
     def _end(self, task: Task) -> None:
         task.to(TaskState.DONE)
         self.starved.append(task)
+
+    def on_ended(self, task: Task) -> None:
+        """A task has ended otherwise than with a value. An input of its own may have failed too, but that is not how it ended."""
+        if task.links is not None:
+            task.links.unfed = None
+            self.on_no_value(task)
+
+    def tell(self) -> list[Unfed]:
+        """Who has ended because of an input since the last time."""
+        starved, self.starved = self.starved, []
+        return [Unfed(task, task.links.unfed) for task in starved if task.links is not None and task.links.unfed]
 
     def forget(self, task: Task) -> None:
         """A blocked task was withdrawn."""

@@ -164,9 +164,7 @@ class Membership:
     def on_session_beat(self, beat: SessionBeat, now: float) -> list[Effect]:
         """A session is alive, or says that it ends."""
         if beat.ended:
-            self.sessions.pop(beat.session, None)
-            _remember(self._ended, beat.session)
-            return [self._end(beat.session, kill=True, why="it has ended")]
+            return self.on_session_ended(beat.session)
         if beat.session in self._ended:
             return []  # overtaken by its own last word
         self._over.pop(beat.session, None)  # it was taken for dead
@@ -177,6 +175,12 @@ class Membership:
         else:
             known.beat, known.seen_at, known.gone_at = beat, now, None
         return []
+
+    def on_session_ended(self, session: str) -> list[Effect]:
+        """A session's last word, or the removal of a named one."""
+        self.sessions.pop(session, None)
+        _remember(self._ended, session)
+        return [self._end(session, kill=True, why="it has ended")]
 
     def on_census(self, stored: Iterable[str], connected: Collection[str], blind_at: float) -> list[Effect]:
         """After an outage that ended at `blind_at`: which sessions have something in the engine, and which are connected.

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from farmhand.core.feeding import Feeding
+from farmhand.core.feeding import Feeding, Unfed
 from farmhand.core.tasks import Batch, Counts, Group, Task, TaskState, Window
 from farmhand.model import limits
 from farmhand.model.ids import LaneId, Token
@@ -47,13 +47,6 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     position: int = -1
     node: str = ""
     slot: int = -1
-
-
-class Unfed(msgspec.Struct, frozen=True, gc=False):
-    """This task ended without a run: `cause`, one of its inputs or of theirs, has ended without a value."""
-
-    task: Task
-    cause: Task
 
 
 class Running(msgspec.Struct, frozen=True, gc=False):
@@ -133,7 +126,8 @@ class Session:
 
     def plan(self, now: float) -> list[Effect]:
         """Batches to publish now, and who has ended with an input. Call it after any other event."""
-        effects: list[Effect] = self._starve()
+        effects: list[Effect] = [*self.feeding.tell()]
+        self.counts.failed += len(effects)
         if self._refused:
             if now < self._probe_at:
                 return effects
@@ -150,11 +144,6 @@ class Session:
                 if self._refused:
                     break  # one probe is enough to learn whether the engine takes work again
         return effects
-
-    def _starve(self) -> list[Effect]:
-        starved, self.feeding.starved = self.feeding.starved, []
-        self.counts.failed += len(starved)
-        return [Unfed(task, task.links.unfed) for task in starved if task.links is not None and task.links.unfed]
 
     def _next_window(self) -> Window | None:
         """The lane that may send next: the one with the least under way, so that a bound starves no lane."""
@@ -202,6 +191,24 @@ class Session:
         self.batches[token] = batch
         window.in_flight += 1
         return batch
+
+    def adopt(self, token: Token, group: Group, tasks: list[Task | None], sequence: int, now: float) -> None:
+        """Take over a batch that an earlier life of this session has sent. None stands for a task that has its outcome.
+
+        The tasks are new here, and nowhere else. `sequence`: as in `on_stored`.
+        """
+        batch = Batch(token, group, tasks, now)
+        batch.sequence = sequence
+        for index, task in enumerate(tasks):
+            if task is None:
+                batch.left -= 1
+                continue
+            task.to(TaskState.SENT)
+            task.token, task.index, task.attempts = token, index, max(task.attempts, 1)
+            self.counts.submitted += 1
+        if batch.left:
+            self.batches[token] = batch
+            self.window(group.lane).in_flight += 1
 
     def _token(self, sequence: int) -> Token:
         digest = hashlib.blake2b(sequence.to_bytes(8, "big"), key=self._secret, digest_size=8).digest()
@@ -332,7 +339,7 @@ class Session:
         self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1
     ) -> list[Effect]:
         self._finish(batch, task)
-        self._end_dependents(task)
+        self.feeding.on_ended(task)
         if mark.kind is Kind.KILLED:
             self.counts.cancelled += 1
         else:
@@ -343,11 +350,6 @@ class Session:
         """The task has its outcome."""
         task.state = TaskState.DONE
         self._leave(batch, task)
-
-    def _end_dependents(self, task: Task) -> None:
-        if task.links is not None:
-            task.links.unfed = None  # an input of its own may have failed too, but that is not how it ended
-            self.feeding.on_no_value(task)
 
     def _leave(self, batch: Batch, task: Task) -> None:
         batch.tasks[task.index] = None
@@ -397,7 +399,7 @@ class Session:
                 task.group.waiting -= 1
             self.feeding.forget(task)
             task.to(TaskState.DONE)
-        self._end_dependents(task)
+        self.feeding.on_ended(task)
         self.counts.cancelled += 1
         return True, effects
 

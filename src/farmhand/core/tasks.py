@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -127,7 +127,7 @@ class Batch:
 
     __slots__ = ("attempt", "count", "group", "left", "missed", "sent_at", "sequence", "tasks", "token")
 
-    def __init__(self, token: Token, group: Group, tasks: list[Task], now: float) -> None:
+    def __init__(self, token: Token, group: Group, tasks: Sequence[Task | None], now: float) -> None:
         self.token = token
         self.group = group
         self.tasks: list[Task | None] = list(tasks)
@@ -136,7 +136,7 @@ class Batch:
         self.sent_at = now
         self.sequence = 0  # in the engine's stream, 0 until it is stored
         self.missed = 0  # times that the engine was asked and did not have it any more
-        self.attempt = max(task.attempts for task in tasks)
+        self.attempt = max((task.attempts for task in tasks if task is not None), default=1)
 
 
 class Window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -9,13 +10,22 @@ import msgspec
 from farmhand import errors
 from farmhand.engine import asking, subjects
 from farmhand.engine.connection import Connection
+from farmhand.engine.wire import Msg
 from farmhand.model import limits
+
+log = logging.getLogger("farmhand.engine")
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
-# Of the engine's storage, for WORK and for BLOB each. RESULT keeps the rest, so that a full farm can drain, and what was
-# removed and is not freed yet has room.
-WORK_SHARE: Final = 0.3
+_NO_STORAGE: Final = 10047
+WRONG_LAST: Final = 10071  # another message is the newest of its subject than was expected
+# The cluster has no leader, or not this one any more; the same message, or one with the same expectation, waits for its quorum.
+# One without a number says that raft has another leader.
+_PASSING: Final = frozenset({10004, 10006, 10007, 10008, 10009, 10118, 10119, 10158, 10163, 10164})
+# Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
+# was removed and is not freed yet has room.
+WORK_SHARE: Final = 0.2
+LOG_SHARE: Final = 0.05  # what tasks printed drops its own oldest: it never takes the room of anything else
 
 
 class ApiRefused(errors.EngineError):
@@ -30,16 +40,30 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
                *, timeout: float = limits.REQUEST_S) -> dict[str, Any]:  # fmt: skip
     """One JetStream API request. Raises `ApiRefused` with the engine's words, `EngineLost`, `TimeoutError`."""
     payload = msgspec.json.encode(body) if body is not None else b""
-    msg = await asking.request(connection, f"$JS.API.{verb}", payload, timeout=timeout)
+    msg = await asking.request(connection, f"$JS.API.{verb}", payload, timeout=timeout, is_no_answer=_has_no_leader)
     answer: dict[str, Any] = msgspec.json.decode(msg.data)
     if problem := answer.get("error"):
         raise ApiRefused(f"{verb}: {problem.get('description')}", int(problem.get("err_code", 0)))
     return answer
 
 
+def _has_no_leader(msg: Msg) -> bool:
+    """Whether it is the word of a cluster that chooses a new leader: nothing was done, and soon it can be."""
+    if b'"error"' not in msg.data:
+        return False
+    problem = msgspec.json.decode(msg.data).get("error") or {}
+    return is_passing(int(problem.get("code", 0)), int(problem.get("err_code", 0)))
+
+
+def is_passing(code: int, err_code: int) -> bool:
+    """Whether an error means that the cluster cannot do it now: to be tried again, with the same id."""
+    return err_code in _PASSING or (code == 503 and not err_code)
+
+
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
-    """The three streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
+    """The streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
     share = int(storage_bytes * WORK_SHARE) if storage_bytes else -1
+    log_share = min(int(storage_bytes * LOG_SHARE), limits.LOG_BYTES_MAX) if storage_bytes else -1
     common: dict[str, Any] = {
         "storage": "file",
         "num_replicas": replicas,
@@ -51,7 +75,15 @@ def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
         {**common, "name": subjects.RESULT, "subjects": ["res.*.*"], "retention": "limits", "discard": "old",
          "max_age": int(limits.RESULT_KEEP_S * _NS)},
         {**common, "name": subjects.BLOB, "subjects": ["blob.*.*.*"], "retention": "limits", "discard": "new",
-         "max_bytes": share, "max_age": int(limits.RESULT_KEEP_S * _NS), "allow_direct": True},
+         "max_bytes": share, "max_age": int(limits.SESSION_KEEP_MAX_S * _NS), "allow_direct": True},
+        {**common, "name": subjects.SESSION, "subjects": ["about.*", "bak.*.*", "out.*"], "retention": "limits",
+         "discard": "new", "max_bytes": share, "allow_direct": True},
+        {**common, "name": subjects.FAILED, "subjects": ["fail.*"], "retention": "limits", "discard": "old",
+         "max_age": int(limits.FAILED_KEEP_S * _NS), "max_bytes": min(share, limits.FAILED_BYTES_MAX) if share > 0 else -1,
+         "max_msgs_per_subject": limits.FAILED_MAX},
+        {**common, "name": subjects.LOG, "subjects": [subjects.output("*", "*")], "retention": "limits", "discard": "old",
+         "max_bytes": log_share, "max_age": int(limits.LOG_KEEP_S * _NS),
+         "duplicate_window": int(limits.LOG_DEDUPE_S * _NS)},
     ]  # fmt: skip
 
 
@@ -60,17 +92,52 @@ async def ensure_streams(connection: Connection, storage_bytes: int = 0, replica
     for definition in definitions(storage_bytes, replicas):
         name = definition["name"]
         try:
-            await call(connection, f"STREAM.CREATE.{name}", definition)
+            await call(connection, f"STREAM.INFO.{name}")
         except ApiRefused as error:
-            if error.err_code != 10058:  # the name is in use with another configuration: bring it to ours
+            if error.err_code not in _NOT_FOUND:
                 raise
+            await call(connection, f"STREAM.CREATE.{name}", definition)
+            continue
+        # Not CREATE, which would count the stream's share twice.
+        try:
             await call(connection, f"STREAM.UPDATE.{name}", definition)
+        except ApiRefused as error:
+            if error.err_code != _NO_STORAGE:
+                raise
+            log.warning("stream %s keeps the size that it had: there is less space than at the farm's last start", name)
+
+
+async def ensure_keep(connection: Connection, replicas: int) -> None:
+    """Make what the stewards of a cluster share, or leave it when it is there. Raises `ApiRefused`."""
+    definition = {"name": subjects.KEEP, "subjects": ["keep.*"], "storage": "file", "num_replicas": replicas,
+                  "retention": "limits", "max_msgs_per_subject": 1}  # fmt: skip
+    await call(connection, f"STREAM.CREATE.{subjects.KEEP}", definition)
+
+
+async def replace_last(connection: Connection, subject: str, payload: bytes, *, after: int) -> int | None:
+    """Store `payload` if the subject's newest message is that of sequence `after` (0: it has none). Its sequence.
+
+    None when another one is the newest: somebody else was faster, or an earlier try of ours was stored after all.
+    Raises `ApiRefused`, `EngineLost`, `TimeoutError`: whether it was stored is then not known.
+    """
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
+    msg = await asking.request(connection, subject, payload, headers=headers, is_no_answer=_has_no_leader)
+    answer: dict[str, Any] = msgspec.json.decode(msg.data)
+    problem = answer.get("error")
+    if problem is None:
+        return int(answer["seq"])
+    if problem.get("err_code") == WRONG_LAST:
+        return None
+    raise ApiRefused(f"{subject}: {problem.get('description')}", int(problem.get("err_code", 0)))
 
 
 async def storage_of_server(system: Connection) -> int:
-    """Bytes that the server's streams may take in all, asked of it in its system account. Raises `EngineLost`, `TimeoutError`."""
-    answer = msgspec.json.decode((await system.request("$SYS.REQ.SERVER.PING.JSZ")).data)
-    return max(0, int(answer["data"]["config"]["max_storage"]))
+    """Bytes that each server's streams may take in all, asked in their system account. Raises `EngineLost`, `TimeoutError`.
+
+    Of several servers, that of the smallest: each stores everything.
+    """
+    answers = await asking.gather(system, "$SYS.REQ.SERVER.PING.JSZ", max(1, len(system.servers.living)))
+    return max(0, min(int(msgspec.json.decode(msg.data)["data"]["config"]["max_storage"]) for msg in answers))
 
 
 async def ensure_lane(connection: Connection, lane: str, description: str) -> None:
@@ -116,6 +183,7 @@ class StoredMessage(msgspec.Struct):
     sequence: int
     subject: str
     data: bytes
+    at: float = 0.0  # when it was stored, in seconds since 1970 by the engine's clock
 
 
 async def message_at(connection: Connection, stream: str, sequence: int, subject: str = "") -> StoredMessage | None:
@@ -123,16 +191,37 @@ async def message_at(connection: Connection, stream: str, sequence: int, subject
     body: dict[str, Any] = {"seq": sequence}
     if subject:
         body["next_by_subj"] = subject
+    return await _message(connection, stream, body)
+
+
+async def last_message(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
+    """The last message of a subject; None when it has none."""
+    return await _message(connection, stream, {"last_by_subj": subject})
+
+
+async def _message(connection: Connection, stream: str, body: dict[str, Any]) -> StoredMessage | None:
     try:
         answer = await call(connection, f"STREAM.MSG.GET.{stream}", body)
     except ApiRefused as error:
         if error.err_code in _NOT_FOUND:
             return None
         raise
+    return _stored(answer)
+
+
+def _stored(answer: dict[str, Any]) -> StoredMessage:
     import base64
 
     message = answer["message"]
-    return StoredMessage(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")))
+    data = base64.b64decode(message.get("data", ""))
+    return StoredMessage(int(message["seq"]), message["subject"], data, seconds(message["time"]))
+
+
+def seconds(text: str) -> float:
+    """A time of the engine's, such as `2027-01-31T14:05:00.123456789Z`, in seconds since 1970."""
+    import datetime as dt
+
+    return dt.datetime.fromisoformat(text).timestamp()
 
 
 async def delete_message(connection: Connection, stream: str, sequence: int) -> None:
@@ -154,11 +243,16 @@ async def purge(connection: Connection, stream: str, subject: str, *, before: in
 
 async def subjects_in(connection: Connection, stream: str, matching: str = ">") -> list[str]:
     """The subjects that have messages in a stream."""
-    found: list[str] = []
+    return list(await messages_by_subject(connection, stream, matching))
+
+
+async def messages_by_subject(connection: Connection, stream: str, matching: str = ">") -> dict[str, int]:
+    """The subjects that have messages in a stream, and how many each."""
+    found: dict[str, int] = {}
     while True:
         answer = await call(connection, f"STREAM.INFO.{stream}", {"subjects_filter": matching, "offset": len(found)})
         page = answer["state"].get("subjects") or {}
-        found += page
+        found |= page
         if not page or len(found) >= int(answer.get("total", 0)):
             return found
 

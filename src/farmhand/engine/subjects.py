@@ -7,6 +7,19 @@ from typing import Final
 WORK: Final = "WORK"
 RESULT: Final = "RESULT"
 BLOB: Final = "BLOB"
+SESSION: Final = "SESSION"
+FAILED: Final = "FAILED"
+LOG: Final = "LOG"
+STREAMS: Final = (WORK, RESULT, BLOB, SESSION, FAILED, LOG)
+KEEP: Final = "KEEP"  # of a cluster: what its stewards share, the newest message of each subject
+USERS: Final = "keep.users"
+LEASE: Final = "keep.lease"
+USERS_READ: Final = "keeper.users"  # a question to each steward: does your server know the users of this sequence?
+FARM: Final = "farm"  # stands in a result subject where a session's name does: no session's
+# Not below `api.`, where every node and client may ask: the answer has the farm's keys.
+SERVER_JOIN: Final = "server.join"
+# In RESULT: the acting steward's mark, by which the engine refuses reports of an earlier one. No node can have such a name.
+TERM: Final = "res.farm.=term"
 
 NODE_BEATS: Final = "node.*.beat"
 SESSION_BEATS: Final = "ses.*.beat"
@@ -34,6 +47,31 @@ def result(session: str, node: str) -> str:
 def blob(owner: str, blob_id: str, chunk: int | str) -> str:
     """A chunk of a large value, or `*` for all of them."""
     return f"blob.{owner}.{blob_id}.{chunk}"
+
+
+def about(name: str) -> str:
+    """What a named session is."""
+    return f"about.{name}"
+
+
+def backlog(session: str, lane: str) -> str:
+    """Where a named session's tasks are stored as they are submitted."""
+    return f"bak.{session}.{lane}"
+
+
+def outcomes(session: str) -> str:
+    """The records of a named session's outcomes."""
+    return f"out.{session}"
+
+
+def failed(session: str) -> str:
+    """Tasks of a session that ended badly."""
+    return f"fail.{session}"
+
+
+def state_of_session(session: str) -> str:
+    """How far a named session is."""
+    return f"ses.{session}.state"
 
 
 def beat_of_node(node: str) -> str:

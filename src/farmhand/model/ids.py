@@ -8,12 +8,13 @@ SessionId = NewType("SessionId", str)  # lower case and digits, safe in a subjec
 NodeId = NewType("NodeId", str)  # the same; stable over restarts of the agent
 Incarnation = NewType("Incarnation", str)  # one life of an agent's connection
 LaneId = NewType("LaneId", str)  # hash of a requirement set
-TaskNumber = NewType("TaskNumber", int)  # counts from 0 within a session
+TaskNumber = NewType("TaskNumber", int)  # counts from 1 within a session
 Token = NewType("Token", int)  # one attempt: one published batch; 63 bits that nobody else can guess
 CodeHash = NewType("CodeHash", str)  # 32 hexadecimal digits of BLAKE2b
 BlobId = NewType("BlobId", str)
 
 _FINISH = "f"
+_NAMED = "n"
 
 
 def session_id(chance: str, on_client_loss: str) -> SessionId:
@@ -22,6 +23,11 @@ def session_id(chance: str, on_client_loss: str) -> SessionId:
     In the id, because every message of the session carries it, and a steward may have to know when all else is gone.
     """
     return SessionId((_FINISH if on_client_loss == "finish" else "k") + chance)
+
+
+def named_session_id(chance: str) -> SessionId:
+    """The id of a session that outlives its clients."""
+    return SessionId(_NAMED + chance)
 
 
 def kill_on_loss(session: str) -> bool:

@@ -12,12 +12,16 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from farmhand import errors
+from farmhand.model import limits
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import BlobRef, Mark
 
 PROTOCOL: Final = 3  # raised when a peer of the old number would misread a message
 _LENGTH: Final = struct.Struct(">I")
 _HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+Run = tuple[int, int, int]  # tasks of a named session: a block, the first index in it, how many
 
 
 class State(msgspec.Struct, array_like=True, frozen=True):
@@ -43,9 +47,10 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
     initargs: str = ""  # hash of its packed call
     timeout: float = 0.0  # seconds from the start of the run, 0 for none
     memory: int = 0  # bytes, 0 for no limit
-    output: bool = True  # printed lines go to the submitter
     local: bool = False  # large values may travel as files on this machine
     state: State = State()
+    result_max: int = 0  # bytes, 0 for no limit
+    environment: str = ""  # hash of its recipe; empty: the node's own Python
 
 
 class Feed(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -74,6 +79,8 @@ class Work(msgspec.Struct, array_like=True):
     alone: bool = False  # announce the start before running: an earlier attempt was lost
     attempt: int = 1  # for people: the highest attempt number in the batch
     blobs: tuple[BlobRef, ...] = ()  # arguments and, from `count` on, values for `feeds` that travel beside the message
+    origin: tuple[Run, ...] = ()  # of a named session's tasks, in order of index; reports repeat it
+    numbers: tuple[int, ...] = ()  # for people: which tasks of the session these are, see `span_of`
     feeds: tuple[Feed, ...] = ()
 
 
@@ -93,6 +100,34 @@ class Report(msgspec.Struct, array_like=True):
     seconds: float = 0.0  # wall time of the calls
     cpu: float = 0.0  # processor seconds
     blobs: tuple[BlobRef, ...] = ()
+    origin: tuple[Run, ...] = ()  # as in the work
+
+
+class Preamble(msgspec.Struct):
+    """What each beat and request to the steward begins with, whatever else its version has in it."""
+
+    protocol: int
+    version: str = ""
+
+
+class WorkHead(msgspec.Struct, array_like=True):
+    """The beginning of a `Work` of any protocol."""
+
+    protocol: int
+    session: str
+    token: int
+    count: int
+
+
+class ReportHead(msgspec.Struct, array_like=True):
+    """The beginning of a `Report` of any protocol."""
+
+    protocol: int
+    token: int
+    first: int
+    count: int
+    node: str
+    slot: int
 
 
 class Started(msgspec.Struct, array_like=True):
@@ -102,6 +137,7 @@ class Started(msgspec.Struct, array_like=True):
     index: int
     node: str
     slot: int
+    place: tuple[int, int] = (0, 0)  # of a named session's task: its block, and its index in that
 
 
 class Output(msgspec.Struct, array_like=True):
@@ -114,6 +150,7 @@ class Output(msgspec.Struct, array_like=True):
     name: str
     lines: tuple[tuple[int, str], ...]  # (1 stdout, 2 stderr), text without the newline
     dropped: int = 0  # lines left out by the rate limit since the last message
+    number: int = 0  # of the task in its session
 
 
 class Control(msgspec.Struct, array_like=True):
@@ -135,6 +172,7 @@ class Holding(msgspec.Struct, array_like=True, frozen=True):
     name: str = ""
     running: int = -1  # index running now, -1 while it waits for a slot
     seconds: float = 0.0  # since it started
+    number: int = 0  # of the task that runs, in its session
 
 
 class NodeBeat(msgspec.Struct):
@@ -229,12 +267,64 @@ class JoinRequest(msgspec.Struct):
     name: str
 
 
+class ServerRequest(msgspec.Struct):
+    """To `server.join`: let this machine be a further server of the cluster."""
+
+    protocol: int
+    version: str
+
+
+class ServerWelcome(msgspec.Struct):
+    """What every server of a cluster knows. `register` is JSON. `replaces`: the dead server whose place is free."""
+
+    register: str
+    secret: str
+    ca: str
+    ca_key: str
+    seeds: dict[str, str]
+    replaces: str = ""
+
+
 class Answer(msgspec.Struct):
     """What an `api` request is answered with: an error text or a result."""
 
     error: str = ""
     kind: str = ""  # the name of the error class that the text belongs to
     result: Any = None
+
+
+def place_at(origin: tuple[Run, ...], index: int) -> tuple[int, int]:
+    """The place of a batch's task `index`; (0, 0) when it is no named session's."""
+    for block, first, count in origin:
+        if index < count:
+            return block, first + index
+        index -= count
+    return 0, 0
+
+
+def span_of(numbers: list[int]) -> tuple[int, ...]:
+    """The numbers of a batch's tasks as `Work` carries them: only the first when they follow one another."""
+    first = numbers[0]
+    return (first,) if numbers == list(range(first, first + len(numbers))) else tuple(numbers)
+
+
+def number_of(block: int, index: int) -> int:
+    """The number of a named session's task, made of its place: unique, the same for everybody, and not dense."""
+    return block * limits.BLOCK_TASKS_MAX + index
+
+
+def number_at(work: Work, index: int) -> int:
+    """The number of one task of a batch, 0 when it is not known."""
+    numbers = work.numbers
+    if work.count == 1:
+        index = 0  # also when nobody knows any more what ran
+    if not 0 <= index < work.count:
+        return 0
+    if work.origin:
+        return number_of(*place_at(work.origin, index))
+    if not numbers:
+        return 0
+    return numbers[0] + index if len(numbers) == 1 else numbers[index] if index < len(numbers) else 0
 
 
 def pack(header: msgspec.Struct, body: bytes | bytearray | memoryview = b"") -> bytes:
@@ -275,6 +365,9 @@ class Codec(Generic[T]):
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
+read_preamble: Final = Codec(Preamble)
+read_work_head: Final = Codec(WorkHead)
+read_report_head: Final = Codec(ReportHead)
 read_work: Final = Codec(Work)
 read_report: Final = Codec(Report)
 read_started: Final = Codec(Started)
@@ -287,5 +380,6 @@ read_lane_table: Final = Codec(LaneTable)
 read_lane_state: Final = Codec(LaneState)
 read_gone: Final = Codec(Gone)
 read_join: Final = Codec(JoinRequest)
+read_server_request: Final = Codec(ServerRequest)
 read_answer: Final = Codec(Answer)
 read_holdings: Final = Codec(tuple[Holding, ...])

@@ -6,7 +6,9 @@ subscriptions: one for requests that stay open, one for those that the engine an
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,13 +21,13 @@ from farmhand.engine.wire import Msg
 from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import LaneTable
+from farmhand.model.peers import check_peer
 
 if TYPE_CHECKING:
     from farmhand.node.agent import Agent
 
 log = logging.getLogger("farmhand.node")
 
-_WAIT: Final = msgspec.json.encode({"batch": 1, "expires": int(limits.FREE_PULL_S * 1e9)})
 _NO_WAIT: Final = msgspec.json.encode({"batch": 1, "no_wait": True})
 _PULL_ENDED: Final = frozenset({404, 408})  # nothing there, time over
 _PULL_REFUSED: Final = frozenset(
@@ -38,17 +40,38 @@ class Lanes:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self.refusal = ""  # why this node takes no work from this farm
         self._inboxes: dict[LaneId, tuple[Subscription, Subscription]] = {}
+        self._due: dict[tuple[LaneId, bool], deque[float]] = defaultdict(
+            deque
+        )  # when each open pull must have been answered
 
     async def refresh(self) -> None:
         """Ask the steward for the table. When it does not answer, its next announcement will do."""
+        connection = self._agent.connection
         try:
-            self.on_table(msgspec.convert(await ask_steward(self._agent.connection, "lanes"), LaneTable))
+            hello = await ask_steward(connection, "hello")
+            address = connection.options.address
+            check_peer(f"the farm at {address}", hello["version"], hello["protocol"], f"node {self._agent.config.name}")
+            self.refusal = ""
+            self._serve(msgspec.convert(await ask_steward(connection, "lanes"), LaneTable))
+        except errors.VersionMismatch as error:
+            if not self.refusal:
+                log.error("no work is taken: %s", error)  # noqa: TRY400 - where it was found tells nobody anything
+            self.refusal = str(error)
+            self._serve(LaneTable(()))
         except (errors.EngineError, TimeoutError, msgspec.ValidationError) as error:
             log.debug("no table of lanes from the steward: %s", error)
 
     def on_table(self, table: LaneTable) -> None:
-        """The steward's table of lanes: serve those whose needs this node meets."""
+        """The steward's table of lanes, as it says it to all. After one of another version it may be a new one: ask it."""
+        if self.refusal:
+            self._agent.spawn(self.refresh())
+        else:
+            self._serve(table)
+
+    def _serve(self, table: LaneTable) -> None:
+        """Serve those lanes whose needs this node meets."""
         config = self._agent.config
         python = own_python()
         mine = [s.lane for s in table.lanes if not s.lane.lacks(config.capabilities, (python,))]
@@ -64,6 +87,8 @@ class Lanes:
         agent = self._agent
 
         def on_msg(msg: Msg) -> None:
+            if due := self._due[lane, wait]:
+                due.popleft()
             if not msg.status:
                 agent.on_work(lane, msg, wait=wait)
             elif msg.status in _PULL_ENDED or msg.status in _PULL_REFUSED:
@@ -77,8 +102,25 @@ class Lanes:
 
     def pull(self, lane: LaneId, *, wait: bool) -> None:
         """Ask for one message."""
+        connection = self._agent.connection
         subject = f"$JS.API.CONSUMER.MSG.NEXT.WORK.{subjects.consumer(lane)}"
-        self._agent.connection.publish(subject, _WAIT if wait else _NO_WAIT, reply=self._inbox(lane, wait=wait))
+        seconds = (limits.CLUSTER_PULL_S if connection.servers.many else limits.FREE_PULL_S) if wait else 0.0
+        body = msgspec.json.encode({"batch": 1, "expires": int(seconds * 1e9)}) if wait else _NO_WAIT
+        self._due[lane, wait].append(asyncio.get_running_loop().time() + seconds + limits.LOST_PULL_S)
+        connection.publish(subject, body, reply=self._inbox(lane, wait=wait))
+
+    def ask_again(self) -> None:
+        """Open pulls are lost: with the connection, or with a server that died."""
+        self._due.clear()
+        self._agent.carry_out(self._agent.holder.on_connected())
+
+    def give_up_lost(self) -> None:
+        """Ask again where no answer came: in a cluster a pull dies with the server that had it, and nobody says so."""
+        now, agent = asyncio.get_running_loop().time(), self._agent
+        for (lane, wait), due in list(self._due.items()):
+            while due and due[0] < now:
+                due.popleft()
+                agent.carry_out(agent.holder.on_pull_ended(lane, wait=wait))
 
 
 def own_python() -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from farmhand.core import holding
+from farmhand.core.pauses import Pauses
 from farmhand.engine import subjects
 from farmhand.model import limits, messages
-from farmhand.model.messages import Started
+from farmhand.model.messages import Started, place_at
 from farmhand.model.outcome import Kind
 from farmhand.node.slotproc import SlotProcess
 
 if TYPE_CHECKING:
     from farmhand.node.agent import Agent
+
+log = logging.getLogger("farmhand.node")
 
 
 class Watch:
@@ -23,6 +27,12 @@ class Watch:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._loop = asyncio.get_running_loop()
+        self._pauses = Pauses(time.monotonic())
+
+    def look(self) -> None:
+        """Notice whether this machine has slept. Call it often."""
+        if seconds := self._pauses.look(time.monotonic()):
+            log.warning("this process stood still for %.1f s; that counts for no task's timeout", seconds)
 
     def begin(self, held: holding.Held, slot: SlotProcess) -> None:
         """The slot was given this message."""
@@ -61,7 +71,7 @@ class Watch:
 
     def _announce(self, held: holding.Held, index: int) -> None:
         node = self._agent.config.node
-        notice = Started(held.work.token, index, node, held.slots[0])
+        notice = Started(held.work.token, index, node, held.slots[0], place_at(held.work.origin, index))
         self._agent.connection.publish(subjects.started(held.work.session, node), messages.encode(notice))
 
     # ---- stopping
@@ -72,7 +82,9 @@ class Watch:
             return
         timeout = held.work.profile.timeout
         index, began = slot.running()
-        left = began + timeout - time.monotonic() if index >= 0 else timeout
+        self.look()
+        now = time.monotonic()
+        left = began + timeout + self._pauses.since(began, now) - now if index >= 0 else timeout
         if index >= 0 and left <= 0:
             self._agent.carry_out(self._agent.holder.on_overtime(slot.number, index, Kind.TIMED_OUT))
             left = timeout  # it may just have ended: then the next one of the batch has its time

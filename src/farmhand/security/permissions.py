@@ -16,13 +16,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Role(enum.StrEnum):
-    """What a user is. STEWARD, CLIENT, NODE and JOIN live in the account FARM, SYSTEM in SYS."""
+    """What a user is. STEWARD, CLIENT, NODE, JOIN and SERVER live in the account FARM, SYSTEM in SYS."""
 
     STEWARD = "steward"
     SYSTEM = "system"
     CLIENT = "client"
     NODE = "node"
     JOIN = "join"
+    SERVER = "server"  # a further server of a cluster, before it has the farm's keys
 
 
 class Permissions(NamedTuple):
@@ -52,11 +53,18 @@ _TABLE: Final[dict[Role, Permissions]] = {
         publish=(
             "work.>",
             "blob.>",
+            "bak.>",
+            "fail.>",
             "ses.>",
             "ctl.>",
             "api.>",
             "$JS.API.CONSUMER.CREATE.RESULT.>",  # reading its reports
             "$JS.API.CONSUMER.DELETE.RESULT.>",
+            "$JS.API.CONSUMER.CREATE.SESSION.>",  # reading what a named session has, and its outcomes
+            "$JS.API.CONSUMER.DELETE.SESSION.>",
+            "$JS.API.DIRECT.GET.SESSION",
+            "$JS.API.CONSUMER.CREATE.LOG.>",  # what tasks printed
+            "$JS.API.CONSUMER.DELETE.LOG.>",
             "$JS.API.STREAM.MSG.GET.RESULT",
             "$JS.API.STREAM.MSG.GET.BLOB",
             "$JS.API.STREAM.PURGE.RESULT",  # forgetting what it has read
@@ -84,6 +92,7 @@ _TABLE: Final[dict[Role, Permissions]] = {
         answers=True,
     ),
     Role.JOIN: Permissions(publish=("api.join",), subscribe=()),
+    Role.SERVER: Permissions(publish=("server.join",), subscribe=()),
 }
 
 

@@ -16,15 +16,25 @@ import msgspec
 from farmhand import errors
 from farmhand.core import membership
 from farmhand.engine import blobs, streams, subjects
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
+from farmhand.home.cluster import SERVERS
 from farmhand.model import limits, messages
-from farmhand.model.messages import Answer, Gone, LaneRequest
+from farmhand.model.ids import LaneId
+from farmhand.model.messages import Answer, Gone
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 from farmhand.steward import census
+from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.explain import explain
+from farmhand.steward.failures import Failures
+from farmhand.steward.lease import Term
+from farmhand.steward.named import Care
+from farmhand.steward.peers import Peers
+from farmhand.steward.queues import queues_report
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
 
@@ -37,8 +47,15 @@ _ENGINE_SILENCE_S: Final = 1.0
 class Steward:
     """One steward. `run` returns when `stop` is called."""
 
-    def __init__(self, farm: Options, system: Options | None, enrolment: Enrolment | None) -> None:
+    def __init__(
+        self, farm: Options, system: Options | None, enrolment: Enrolment | None, term: Term | None = None
+    ) -> None:
+        """`term`: in a cluster, for how long it acts; it ends with it."""
+        self._term = term
+        self.servers: Callable[[], dict[str, Any]] | None = None  # says which servers a cluster has
+        self._doors = census.Doors()
         self.membership = membership.Membership()
+        self._peers = Peers()
         self.connection: Connection
         self.publisher: Publisher
         self._farm_options = farm
@@ -46,40 +63,61 @@ class Steward:
         self._system: Connection | None = None
         self._enrolment = enrolment
         self._recovery: Recovery
+        self._caretaker: Caretaker
+        self._failures: Failures
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._blind_at = self._loop.time()  # when an outage of ours ended; our start is the first
         self._census: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until stopped. Raises when the engine refuses our credential."""
         self._farm_options.ping_interval = _PING_S
-        self.connection = await Connection.open(self._farm_options, retry_forever=True)
+        if self._term is not None:
+            self.connection = self._term.connection
+            self._term.call_at_end(self.stop)
+        else:
+            self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
-        self._recovery = Recovery(self.connection, self.publisher, self.membership)
+        self._recovery = Recovery(self.connection, self.publisher, self.membership, self._term)
+        care = Care(self.connection, self.publisher, self._spawn, self._ensure_lane)
+        self._caretaker = Caretaker(care, self._on_session_removed)
+        self._failures = Failures(care, self._caretaker)
         if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
+            self._system.subscribe("$SYS.ACCOUNT.*.CONNECT", lambda msg: self._doors.on_connect(msg.data))
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
             self._system.on_connected.append(self._on_sight)
-        await self._prepare()
-        self._subscribe()
-        self._announce()
-        self._on_sight()
-        ticker = self._loop.create_task(self._tick_forever())
-        sweep = self._loop.call_later(limits.NODE_SILENCE_S, lambda: self._spawn(self._recovery.sweep()))
         try:
+            await self._prepare()
+            if self._term is not None:
+                await self._term.set_mark()
+            self._subscribe()
+            self._spawn(self._look_after_sessions())
+            self._announce()
+            self._on_sight()
+            self._spawn(self._tick_forever())
+            self._sweep = self._loop.call_later(limits.NODE_SILENCE_S, lambda: self._spawn(self._recovery.sweep()))
             await self._stopped
         finally:
-            ticker.cancel()
-            sweep.cancel()
-            if self._census is not None:
-                self._census.cancel()
-            for task in list(self._tasks):
-                task.cancel()
-            if self._system is not None:
-                await self._system.close()
-            await self.connection.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Leave nothing that goes on: in a cluster this process lives on, and may act again."""
+        for timer in (self._census, self._sweep):
+            if timer is not None:
+                timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        self._caretaker.close()
+        if self._system is not None:
+            await self._system.close()
+        if self._term is not None:
+            await self._term.resign()
+            self.publisher.close()
+        await self.connection.close()
 
     def stop(self) -> None:
         """End `run`."""
@@ -88,12 +126,25 @@ class Steward:
 
     async def _prepare(self) -> None:
         """The streams, and the lanes that exist from before."""
-        await streams.ensure_streams(self.connection, await self._storage())
+        await streams.ensure_streams(self.connection, await self._storage(), SERVERS if self._term else 1)
         for name in await streams.lane_names(self.connection):
             info = await streams.lane_info(self.connection, name)
             metadata = ((info or {}).get("config") or {}).get("metadata") or {}
             if text := metadata.get("lane"):
                 self.membership.on_lane(msgspec.json.decode(text.encode(), type=Lane))
+
+    async def _look_after_sessions(self) -> None:
+        """Take over the named sessions; the engine may be going away again just now."""
+        while True:
+            try:
+                return await self._caretaker.load()
+            except (errors.EngineError, TimeoutError) as error:
+                log.warning("the named sessions were not read yet: %s", error)
+                await asyncio.sleep(limits.STORE_RETRY_S)
+                await self.connection.wait_connected()
+
+    def _on_session_removed(self, session: str) -> None:
+        self._apply(self.membership.on_session_ended(session))
 
     async def _storage(self) -> int:
         """Bytes that the engine may store, 0 when it does not say."""
@@ -109,9 +160,15 @@ class Steward:
         connection.subscribe("node.*.bye", self._on_node_bye)
         connection.subscribe(subjects.SESSION_BEATS, self._on_session_beat)
         connection.on_connected.append(self._on_reconnected)
+        connection.on_servers.append(
+            self._on_reconnected
+        )  # who was at a server that died needs time to come to another
         for verb, action in {
             "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
-            "oldest": self._oldest,
+            "oldest": self._oldest, "session": self._caretaker.session, "sessions": self._caretaker.summary,
+            "session-rm": self._caretaker.remove, "session-stop": self._caretaker.stop,
+            "failed": self._failures.summary, "failed-retry": self._failures.retry, "failed-forget": self._failures.forget,
+            "queues": self._queues, "explain": self._explain,
         }.items():  # fmt: skip
             connection.subscribe(subjects.api(verb), self._serve(action))
 
@@ -142,23 +199,29 @@ class Steward:
             self._on_sight()
             return
         connected = {name.partition(":")[2] for name in names if name.startswith("session:")}
+        connected.update(kept.id for kept in self._caretaker.sessions.values())
         self._apply(self.membership.on_census(stored, connected, blind_at))
 
     # ---- what others say
 
     def _on_node_beat(self, msg: Msg) -> None:
-        self._apply(self.membership.on_node_beat(messages.read_node_beat(msg.data), self._loop.time()))
+        beat = self._peers.read(msg, messages.read_node_beat)
+        if beat is not None:
+            self._apply(self.membership.on_node_beat(beat, self._loop.time()))
 
     def _on_node_bye(self, msg: Msg) -> None:
         self._apply(self.membership.on_node_bye(msg.subject.split(".")[1], bytes(msg.data).decode()))
 
     def _on_session_beat(self, msg: Msg) -> None:
-        self._apply(self.membership.on_session_beat(messages.read_session_beat(msg.data), self._loop.time()))
+        beat = self._peers.read(msg, messages.read_session_beat)
+        if beat is not None:
+            self._apply(self.membership.on_session_beat(beat, self._loop.time()))
 
     def _on_disconnect(self, msg: Msg) -> None:
         """The engine says that a connection has closed; 3 ms after a kill."""
-        event = msgspec.json.decode(msg.data)
-        name = str((event.get("client") or {}).get("name", ""))
+        name = self._doors.on_disconnect(msg.data)
+        if not name:
+            return
         if not self.membership.on_disconnected(name, self._loop.time()):
             # It may have taken work before we heard of it, for example while we were starting.
             self._loop.call_later(limits.NODE_GONE_S, lambda: self._spawn(self._recovery.sweep()))
@@ -168,16 +231,26 @@ class Steward:
         while True:
             await asyncio.sleep(0.1)
             now = self._loop.time()
-            stopped = now - late_at > limits.NODE_SILENCE_S / 2
+            stopped = now - late_at > limits.STOPPED_S
             deaf = now - self.connection.heard_at > _ENGINE_SILENCE_S
             if stopped or deaf or not self.connection.connected:  # not the fault of those who are silent
                 self.membership.on_blind(now)
             if stopped:
                 self._on_sight()
             late_at = now
+            self._caretaker.on_tick(now)
+            for kept in self._caretaker.sessions_to_beat(now):
+                self._apply(self.membership.on_session_beat(kept.beat(), now))
             self._apply(self.membership.on_tick(now))
 
+    def _check(self) -> None:
+        """Before what cannot be undone. Raises `Deposed`."""
+        if self._term is not None:
+            self._term.check()
+
     def _apply(self, effects: list[membership.Effect]) -> None:
+        if effects and self._term is not None and not self._term.valid:
+            return
         for effect in effects:
             match effect:
                 case membership.NodeLost():
@@ -207,14 +280,19 @@ class Steward:
         self.connection.publish(subjects.GONE, messages.encode(gone))
 
     def _announce(self) -> None:
-        self.connection.publish(subjects.LANES, messages.encode(self.membership.table()))
+        table = self.membership.table()
+        self.connection.publish(subjects.LANES, messages.encode(table))
+        self._caretaker.on_slots((LaneId(state.id), state.slots) for state in table.lanes)
 
     async def _end_session(self, lost: membership.SessionLost) -> None:
         """Withdraw its waiting work, stop what runs unless it asked otherwise, forget its data."""
+        self._check()
         await streams.purge(self.connection, subjects.WORK, subjects.work("*", lost.session))
+        self._check()
         if lost.kill:
             self._tell_gone(Gone(sessions=(lost.session,)))
         await streams.purge(self.connection, subjects.RESULT, subjects.result(lost.session, "*"))
+        self._check()
         await blobs.remove(self.connection, lost.session)
 
     def _spawn(self, coroutine: Any) -> None:
@@ -250,18 +328,18 @@ class Steward:
                 "slots": sum(n.beat.slots for n in self.membership.nodes.values()), "pythons": self.membership.pythons()}  # fmt: skip
 
     async def _make_lane(self, msg: Msg) -> Any:
-        request: LaneRequest = messages.read_lane_request(msg.data)
-        if request.protocol != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
-                f"(protocol {request.protocol}); update the older one"
-            )
-        lane = request.lane
+        self._peers.check(msg.data, "the client")
+        lane = messages.read_lane_request(msg.data).lane
+        await self._ensure_lane(lane)
+        return {"state": self.membership.lanes[lane.id], "pythons": self.membership.pythons()}
+
+    async def _ensure_lane(self, lane: Lane) -> int:
+        """Make a lane unless it is there; the slots that serve it."""
         if lane.id not in self.membership.lanes:
             await streams.ensure_lane(self.connection, lane.id, msgspec.json.encode(lane).decode())
         self.membership.on_lane(lane)
         self._announce()
-        return {"state": self.membership.lanes[lane.id], "pythons": self.membership.pythons()}
+        return self.membership.lanes[lane.id].slots
 
     async def _lanes(self, _msg: Msg) -> Any:
         return self.membership.table()
@@ -273,9 +351,17 @@ class Steward:
         return message.sequence if message is not None else 0
 
     async def _status(self, _msg: Msg) -> Any:
-        return await status_report(self.connection, self.membership, self._loop.time())
+        report = await status_report(self.connection, self.membership, self._loop.time())
+        return report if self.servers is None else {**report, "cluster": self.servers()}
+
+    async def _queues(self, _msg: Msg) -> Any:
+        return await queues_report(self.connection, self.membership)
+
+    async def _explain(self, msg: Msg) -> Any:
+        return await explain(self.connection, self.membership, bytes(msg.data).decode(), self._loop.time())
 
     async def _join(self, msg: Msg) -> Any:
         if self._enrolment is None:
             raise errors.CredentialRefused("this farm takes nobody in")
+        self._peers.check(msg.data, "the machine that wants to join")
         return await self._enrolment.join(messages.read_join(msg.data), self._system)

@@ -6,6 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
+from farmhand.core.feeding import Unfed
 from farmhand.core.tasks import Batch, Group, Links, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, kill_on_loss
@@ -85,7 +86,9 @@ class SimClient(Storing):
     def group(self, lane: Lane, retry: Retry, timeout: float) -> Group:
         """A new group of calls."""
         state = State(process=len(self.groups) % 3 == 2)  # some calls want a process each
-        group = Group(lane, Profile(f"f{len(self.groups)}", timeout=timeout, state=state), retry)
+        environment = ("", "a", "b")[len(self.groups) % 3]
+        profile = Profile(f"f{len(self.groups)}", timeout=timeout, state=state, environment=environment)
+        group = Group(lane, profile, retry)
         self.groups.append(group)
         return group
 
@@ -128,7 +131,7 @@ class SimClient(Storing):
                     self.world.invariants.on_delivered(self, effect, report, body)
                 case core.Ended():
                     self.world.invariants.on_ended(self, effect, report)
-                case core.Unfed():
+                case Unfed():
                     self.world.invariants.on_unfed(effect)
                 case core.Running():
                     pass

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
+from farmhand.core.feeding import Unfed
 from farmhand.core.holding import Held, HeldState
 from farmhand.core.tasks import Batch, Group, Task, TaskState
 from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Report
 from farmhand.model.outcome import Kind
-from farmhand.testing.calls import OK, RAISE, Call, Made
+from farmhand.testing.calls import HANG, OK, RAISE, Call, Made
 
 if TYPE_CHECKING:
     from farmhand.testing.client import SimClient
@@ -79,14 +80,19 @@ class Invariants:
                 enough = task.deaths >= limits.DEATHS_MAX or task.losses >= limits.LOSSES_MAX
                 require(enough, "P9: crashed too early", call, task.deaths, task.losses)
             case Kind.TIMED_OUT:
-                require(task.group.profile.timeout, "a task without a timeout has timed out", call)
+                timeout = task.group.profile.timeout
+                require(timeout, "a task without a timeout has timed out", call)
+                enough = HANG not in call.fates and call.seconds < timeout - limits.OVERDUE_S
+                require(not enough, "a task that had time enough has timed out", call)
             case Kind.KILLED:
                 require(task.killing, "a task that nobody stopped was killed", call)
+            case Kind.ENVIRONMENT:
+                require(task.group.profile.environment, "a task without an environment has failed for it", call)
             case _:
                 require(False, "an outcome that cannot be", call, kind)
         self.on_outcome(call, kind.name)
 
-    def on_unfed(self, effect: core.Unfed) -> None:
+    def on_unfed(self, effect: Unfed) -> None:
         """A task has ended because of an input."""
         call: Call = effect.task.cargo
         cause: Call = effect.cause.cargo
@@ -152,6 +158,10 @@ class Invariants:
     def on_run(self, slot: SimSlot, held: Held) -> None:
         """A slot is given a batch."""
         require(not slot.busy, "a slot was given work while it was busy", slot.node.name, slot.number)
+        wanted = held.work.profile.environment
+        require(
+            not slot.up or slot.worn == wanted, "a call runs in another environment", slot.node.name, slot.worn, wanted
+        )
 
     # ---- state
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 from tests.unit.core.effects import Effects, all_seen
 
-from farmhand.core.session import Delivered, Ended, Send, Session, Stop, Unfed
+from farmhand.core.feeding import Unfed
+from farmhand.core.session import Delivered, Ended, Send, Session, Stop
 from farmhand.core.tasks import Batch, Group, Links, Task, TaskState
 from farmhand.model import limits, messages
 from farmhand.model.messages import Profile, Report

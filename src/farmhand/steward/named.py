@@ -1,0 +1,389 @@
+"""One named session, looked after: reads its blocks, sends them as work, turns reports into records.
+
+The decisions are `core.named`'s. A body is never unpickled here: its entries are cut out of one message and put into another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from farmhand import errors
+from farmhand.core import named, session
+from farmhand.core.tasks import Batch
+from farmhand.engine import streams, subjects
+from farmhand.engine.connection import Connection
+from farmhand.engine.ordered import OrderedReader
+from farmhand.engine.stored import Publisher
+from farmhand.engine.wire import Msg
+from farmhand.model import limits, messages
+from farmhand.model.ids import LaneId, Token
+from farmhand.model.messages import Control, SessionBeat, Work
+from farmhand.model.named import About, Block, Failed, Place, SessionState, Settled, read_block, read_settled, runs_of
+from farmhand.model.needs import Lane
+from farmhand.model.outcome import STOPPED, BlobRef
+from farmhand.model.peers import readable_report, readable_work
+from farmhand.model.version import VERSION
+
+log = logging.getLogger("farmhand.steward")
+
+_cut: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_join: Final = msgspec.msgpack.Encoder().encode
+_NONE: Final = msgspec.Raw(msgspec.msgpack.encode(None))
+
+
+class Care:
+    """What a session needs of its steward."""
+
+    def __init__(self, connection: Connection, publisher: Publisher, spawn: Callable[[Any], object],
+                 need_lane: Callable[[Lane], Any]) -> None:  # fmt: skip
+        self.connection = connection
+        self.publisher = publisher
+        self.spawn = spawn
+        self.need_lane = need_lane  # a coroutine that makes a lane and returns how many slots serve it
+
+
+class Kept:
+    """One session. `start` reads what it left; `close` lets go of it."""
+
+    def __init__(self, about: About, care: Care) -> None:
+        self.about = about
+        self.id = about.session
+        self.touched = about.created
+        self.core = named.NamedSession(secrets.token_bytes(16))
+        self._care = care
+        self._loop = asyncio.get_running_loop()
+        self._lanes: set[LaneId] = set()
+        self._readers: list[OrderedReader] = []
+        self._early: list[tuple[int, bytes | memoryview]] | None = []  # reports, until the session has been started
+        self._unsettled: dict[int, int] = {}  # records that are not stored yet, by the report's sequence
+        self._purgeable = self._purged = 0
+        self._read = 0  # reports
+        self._tick: asyncio.TimerHandle | None = None
+        self._said: bytes = b""
+        self._closed = False
+        self.ready = asyncio.Event()
+        self._all_settled = asyncio.Event()  # every record that was decided is stored
+        self._all_settled.set()
+        self._started = care.connection.subscribe(subjects.started(self.id, "*"), self._on_started)
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Find out where the session stands, and go on. Tried again until the engine has answered everything."""
+        while not self._closed:
+            try:
+                await self._start()
+                return
+            except (errors.EngineError, TimeoutError) as error:
+                log.warning("session %s cannot be read yet: %s", self.about.name, error)
+                self._stop_reading()
+                await asyncio.sleep(limits.STORE_RETRY_S)
+                await self._care.connection.wait_connected()
+
+    async def _start(self) -> None:
+        connection, session_id = self._care.connection, self.id
+        last = await streams.last_message(connection, subjects.SESSION, subjects.outcomes(session_id))
+        settled = read_settled(messages.split(last.data)[0]) if last is not None else None
+        self.core = core = named.NamedSession(secrets.token_bytes(16), settled)
+        self._early, self._unsettled = [], {}
+        records = self._reader(subjects.SESSION, subjects.outcomes(session_id), self._on_old_record, core.low)
+        await records.start()
+        await records.caught_up()
+        records.close()
+        await self._claim_work()
+        reports = self._reader(subjects.RESULT, subjects.result(session_id, "*"), self._on_report)
+        await reports.start()
+        await reports.caught_up()
+        for _, data in self._early:
+            core.claim_report(readable_report(messages.split(data)[0]))
+        blocks = self._reader(subjects.SESSION, subjects.backlog(session_id, "*"), self._on_block, core.low)
+        await blocks.start()
+        await blocks.caught_up()
+        early, self._early = self._early, None
+        self._do(core.start(self._loop.time()), None)
+        for sequence, data in early:
+            self._on_report(sequence, "", data)
+        self.ready.set()
+
+    def _reader(self, stream: str, subject: str, callback: Callable[[int, str, bytes | memoryview], None],
+                first: int = 1) -> OrderedReader:  # fmt: skip
+        reader = OrderedReader(self._care.connection, stream, subject, callback, first)
+        self._readers.append(reader)
+        return reader
+
+    def _stop_reading(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+
+    async def _claim_work(self) -> None:
+        """Batches that an earlier caretaker has sent, and that are not acknowledged."""
+        at = 1
+        while message := await streams.message_at(
+            self._care.connection, subjects.WORK, at, subjects.work("*", self.id)
+        ):
+            self.core.claim_work(readable_work(messages.split(message.data)[0]), message.sequence)
+            at = message.sequence + 1
+
+    def close(self) -> None:
+        """Let go of it: it was removed, or the steward ends."""
+        self._closed = True
+        self._started.close()
+        self._stop_reading()
+        if self._tick is not None:
+            self._tick.cancel()
+
+    # ---- what the engine has
+
+    def _on_old_record(self, _sequence: int, _subject: str, data: bytes | memoryview) -> None:
+        self.core.on_settled(read_settled(messages.split(data)[0]), len(data))
+
+    def _on_block(self, sequence: int, subject: str, data: bytes | memoryview) -> None:
+        try:
+            header, body = messages.split(data)
+            block, entries = read_block(header), _cut(body)
+        except (errors.BadMessage, msgspec.MsgspecError) as error:
+            log.warning("block %d of session %s cannot be read: %s", sequence, self.about.name, error)
+            return
+        if len(entries) != block.count or block.lane.id != subject.rpartition(".")[2]:
+            log.warning("block %d of session %s is not what its header says; left out", sequence, self.about.name)
+            return
+        self._touch()
+        self.core.on_block(sequence, block, entries, len(data) + sum(ref.size for ref in block.blobs))
+        if block.lane.id not in self._lanes:
+            self._lanes.add(block.lane.id)
+            self._care.spawn(self._prepare_lane(block.lane))
+        self._go_on()
+
+    async def _prepare_lane(self, lane: Lane) -> None:
+        while not self._closed:
+            try:
+                slots = await self._care.need_lane(lane)
+            except (errors.EngineError, TimeoutError):
+                await asyncio.sleep(limits.STORE_RETRY_S)
+                continue
+            self.on_slots([(lane.id, slots)])
+            return
+
+    def on_slots(self, known: Iterable[tuple[LaneId, int]]) -> None:
+        """So many slots serve these lanes."""
+        for lane, slots in known:
+            self.core.core.on_slots(lane, slots)
+        self._go_on()
+
+    async def _fetch(self, sequence: int) -> None:
+        core = self.core
+        try:
+            message = await streams.message_at(self._care.connection, subjects.SESSION, sequence)
+        except (errors.EngineError, TimeoutError) as error:
+            log.warning("block %d of session %s was not read: %s", sequence, self.about.name, error)
+            await asyncio.sleep(limits.STORE_RETRY_S)
+            core.on_not_fetched(sequence)
+        else:
+            if message is None:
+                log.error("block %d of session %s is gone from the engine", sequence, self.about.name)
+                return
+            header, body = messages.split(message.data)
+            core.on_fetched(sequence, read_block(header), _cut(body))
+        self._go_on()
+
+    # ---- carrying out
+
+    def _go_on(self) -> None:
+        self._do(self.core.plan(self._loop.time()), None)
+        self._arm()
+
+    def _do(self, effects: Iterable[named.Effect], report: tuple[int, list[Any]] | None) -> None:
+        for effect in effects:
+            match effect:
+                case session.Send():
+                    self._send(effect.batch)
+                case named.Store():
+                    # What was decided without a report makes later ones stale: those must stay as long, too.
+                    sequence, entries = report if report is not None else (self._purgeable + 1, [])
+                    body = _join([entries[at] if at < len(entries) else _NONE for at in effect.positions])
+                    self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
+                    self._store(effect.settled, body, secrets.token_hex(8), sequence)
+                    for ended in effect.ended:
+                        self._note(ended)
+                case session.Stop():
+                    control = Control(kill=tuple(effect.targets))
+                    self._care.connection.publish(subjects.control_of_session(self.id), messages.encode(control))
+                case session.CheckLane():
+                    self._care.spawn(self._check_lane(effect.lane))
+                case named.Fetch():
+                    self._care.spawn(self._fetch(effect.block))
+                case _:
+                    pass  # that a task runs is told to its clients by its node; outcomes are in records
+
+    def _send(self, batch: Batch) -> None:
+        tasks = [task for task in batch.tasks if task is not None]
+        places = [task.cargo.place for task in tasks]
+        refs = tuple(
+            BlobRef(at, task.cargo.blob.id, task.cargo.blob.size)
+            for at, task in enumerate(tasks)
+            if task.cargo.blob is not None
+        )
+        group = batch.group
+        work = Work(
+            messages.PROTOCOL, self.id, batch.token, batch.count, group.profile, max(0.0, group.mean) * batch.count,
+            any(task.careful for task in tasks), batch.attempt, refs, runs_of(places),
+        )  # fmt: skip
+
+        def done(sequence: int, error: errors.EngineError | None) -> None:
+            if error is None:
+                self.core.core.on_stored(batch.token, sequence)
+            elif not self._closed:
+                full = isinstance(error, errors.EngineFull)
+                self._do(self.core.on_refused(batch.token, self._loop.time(), full=full), None)
+                self._arm()
+
+        frame = messages.pack(work, _join([task.cargo.entry for task in tasks]))
+        self._care.publisher.publish(subjects.work(group.lane_id, self.id), frame, done, msg_id=f"{batch.token:x}")
+
+    async def _check_lane(self, lane: LaneId) -> None:
+        asked_at = self._loop.time()
+        try:
+            message = await streams.message_at(self._care.connection, subjects.WORK, 1, subjects.work(lane, self.id))
+        except (errors.EngineError, TimeoutError):
+            return
+        oldest = message.sequence if message is not None else 0
+        self._do(self.core.on_lane_checked(lane, asked_at, oldest), None)
+        self._go_on()
+
+    def _arm(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        due = self.core.core.next_deadline()
+        if due is not None and not self._closed:
+            self._tick = self._loop.call_at(max(due, self._loop.time() + 0.001), self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        self._do(self.core.on_tick(self._loop.time()), None)
+        self._go_on()
+
+    # ---- outcomes
+
+    def _on_started(self, msg: Msg) -> None:
+        """A node says that a task runs."""
+        notice = messages.read_started(msg.data)
+        self._do(self.core.core.on_started(Token(notice.token), notice.index, notice.node), None)
+
+    def _on_report(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
+        if self._early is not None:
+            self._early.append((sequence, data))
+            return
+        try:
+            header, body = messages.split(data)
+            report = readable_report(header)
+            entries = _cut(body) if len(body) else []
+        except (errors.BadMessage, msgspec.MsgspecError) as error:
+            log.warning("a report cannot be read: %s", error)
+            return
+        self._touch()
+        self._do(self.core.on_report(report, self._loop.time()), (sequence, entries))
+        self._purgeable, self._read = sequence, self._read + 1
+        if self._read % limits.SETTLED_PURGE == 0:
+            self._care.spawn(self._purge())
+        self._go_on()
+
+    def _store(self, settled: Settled, body: bytes, msg_id: str, sequence: int) -> None:
+        """Store a record. It is tried until it is stored: the tasks have no other outcome any more."""
+        frame = messages.pack(self.core.stamp(settled), body)
+        self._all_settled.clear()
+
+        def done(_at: int, error: errors.EngineError | None) -> None:
+            if self._closed:
+                return
+            if error is not None:
+                log.warning("a record of session %s was not stored (%s), trying again", self.about.name, error)
+                self._loop.call_later(limits.STORE_RETRY_S, self._store, settled, body, msg_id, sequence)
+                return
+            self._unsettled[sequence] -= 1
+            if not self._unsettled[sequence]:
+                del self._unsettled[sequence]
+            self.core.on_settled(settled, len(frame))
+            if not self._unsettled:
+                self._all_settled.set()
+
+        self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
+
+    def _note(self, ended: session.Ended) -> None:
+        """Keep a task that ended badly, for who wants to run it again."""
+        task = ended.task
+        if ended.mark.kind in STOPPED:
+            return
+        group, cargo = task.group, task.cargo
+        blobs = () if cargo.blob is None else (BlobRef(0, cargo.blob.id, cargo.blob.size),)
+        block = Block(messages.PROTOCOL, self.id, 1, group.profile, group.lane, group.retry, blobs)
+        failed = Failed(
+            messages.PROTOCOL,
+            self.id,
+            self.about.name,
+            time.time(),
+            ended.mark,
+            ended.node,
+            ended.slot,
+            task.attempts,
+            block,
+        )
+        self._care.publisher.publish(
+            subjects.failed(self.id), messages.pack(failed, _join([cargo.entry])), lambda _sequence, _error: None,
+            msg_id=".".join(map(str, (self.id, *cargo.place, "failed"))),
+        )  # fmt: skip
+
+    async def _purge(self) -> None:
+        """Let the engine forget the reports that are in stored records."""
+        below = min([self._purgeable + 1, *self._unsettled])
+        if below <= self._purged:
+            return
+        try:
+            subject = subjects.result(self.id, "*")
+            await streams.purge(self._care.connection, subjects.RESULT, subject, before=below)
+            self._purged = below
+        except (errors.EngineError, TimeoutError) as error:
+            log.debug("reports were not purged: %s", error)
+
+    async def stop(self, places: Iterable[Place], *, kill: bool) -> list[bool]:
+        """As `NamedSession.stop`. Returns when that is stored, and so would outlive the steward."""
+        self._touch()
+        ended, effects = self.core.stop(places, kill=kill)
+        self._do(effects, None)
+        self._go_on()
+        await self._all_settled.wait()
+        return ended
+
+    # ---- looking
+
+    def _touch(self) -> None:
+        self.touched = time.time()
+
+    def state(self) -> SessionState:
+        """How far it is."""
+        core, counts, about = self.core, self.core.core.counts, self.about
+        return SessionState(
+            about.name, self.id, core.submitted, counts.done, counts.failed, counts.cancelled, core.running, core.bytes,
+            about.stored_max, about.result_max, about.created, self.touched, about.keep, self.ready.is_set(),
+        )  # fmt: skip
+
+    def beat(self) -> SessionBeat:
+        """The session as any other's heartbeat shows it; and what changed is told to whoever is attached."""
+        if (said := messages.encode(state := self.state())) != self._said:
+            self._said = said
+            self._care.connection.publish(subjects.state_of_session(self.id), said)
+            if self._purgeable >= self._purged and not state.open:
+                self._care.spawn(self._purge())
+        counts = self.core.core.counts
+        return SessionBeat(
+            messages.PROTOCOL, VERSION, self.id, "", 0, self.about.name, "finish", max(0, state.open - state.running),
+            state.running, counts.done, counts.failed, counts.cpu, counts.seconds, lanes=tuple(self._lanes),
+        )  # fmt: skip
