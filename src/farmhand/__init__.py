@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from farmhand.client.futures import FarmFuture
     from farmhand.client.options import SessionOptions
     from farmhand.client.session import Session
+    from farmhand.client.shared import Ref
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     __version__ = VERSION
 
 __all__ = [
-    "AsyncFarm", "Environment", "Farm", "FarmFuture", "Pool", "Retry", "Session", "SessionOptions", "__version__", "errors",
+    "AsyncFarm", "Environment", "Farm", "FarmFuture", "Pool", "Ref", "Retry", "Session", "SessionOptions", "__version__", "errors",
     "join",
 ]  # fmt: skip
 
@@ -37,6 +38,7 @@ _WHERE = {
     "Farm": ("farmhand.client.farm", "Farm"),
     "FarmFuture": ("farmhand.client.futures", "FarmFuture"),
     "Pool": ("farmhand.neighbours.pool", "Pool"),
+    "Ref": ("farmhand.client.shared", "Ref"),
     "Retry": ("farmhand.model.retry", "Retry"),
     "Session": ("farmhand.client.session", "Session"),
     "SessionOptions": ("farmhand.client.options", "SessionOptions"),

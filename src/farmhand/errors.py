@@ -36,6 +36,8 @@
         ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
         ├── ResultTooLarge                      its value is larger than its named session keeps
         ├── TaskRefused                         it could not be started
+        ├── InputFailed                         a future among its arguments has failed; the cause says how
+        ├── InputLost                           the value of a future or reference among its arguments is gone
         ├── EnvironmentFailed                   its environment could not be built on that node; uv says why
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
@@ -252,6 +254,14 @@ class ResultTooLarge(TaskError):
 
 class TaskRefused(TaskError):
     """The task could not be started."""
+
+
+class InputFailed(TaskError):
+    """A future among the task's arguments has failed, so the task did not run."""
+
+
+class InputLost(TaskError):
+    """The value of a future or reference among the task's arguments is gone from the farm."""
 
 
 class EnvironmentFailed(TaskError):

@@ -41,7 +41,7 @@ def test_a_promise_has_how_tests_and_limits(promise: str) -> None:
 
 def services() -> list[Path]:
     """The modules of the steward, and those of a node but for the slot, which runs tasks."""
-    node = [path for path in (SOURCE / "node").glob("*.py") if path.name != "slot.py"]
+    node = [path for path in (SOURCE / "node").glob("*.py") if path.name not in ("slot.py", "slotinputs.py")]
     below = [
         path for layer in ("engine", "security", "core", "model", "home") for path in (SOURCE / layer).glob("*.py")
     ]

@@ -26,6 +26,7 @@ SIGNATURES = {
     "Farm": Farm,
     "Farm.submit": Farm.submit,
     "Farm.map": Farm.map,
+    "Farm.scatter": Farm.scatter,
     "Farm.options": Farm.options,
     "Farm.shutdown": Farm.shutdown,
     "Farm.status": Farm.status,

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from farmhand.core import membership
 from farmhand.core.family import Families, Taken
+from farmhand.core.feeding import Feeding
 from farmhand.core.holding import Ack, Held, HeldState, Holder
 from farmhand.core.lending import Lending
 from farmhand.core.membership import Membership
@@ -246,7 +247,49 @@ def announced_once(original: Any) -> Any:
     return on_tick
 
 
+# ---- inputs
+
+
+def nobody_waits_for_inputs(original: Any) -> Any:
+    """A task goes to the backlog at once."""
+
+    def admit(self: Feeding, task: Task) -> bool:
+        original(self, task)
+        if task.state is TaskState.BLOCKED:
+            del self.blocked[task]
+            task.state = TaskState.WAITING
+        return task.state is TaskState.WAITING
+
+    return admit
+
+
+def nobody_is_told_of_values(original: Any) -> Any:
+    def on_value(self: Feeding, source: Task) -> list[Task]:
+        original(self, source)
+        return []
+
+    return on_value
+
+
+def nobody_is_told_of_failures(original: Any) -> Any:
+    return lambda self, source: None
+
+
+def back_without_its_input(original: Any) -> Any:
+    """A task that is to run again does not ask whether its input is."""
+
+    def on_back(self: Feeding, task: Task) -> bool:
+        task.to(TaskState.WAITING)
+        return True
+
+    return on_back
+
+
 MUTATIONS: Final = (
+    Mutation("that a task waits for its inputs", Feeding, "admit", nobody_waits_for_inputs),
+    Mutation("that a value frees who waits for it", Feeding, "on_value", nobody_is_told_of_values),
+    Mutation("that a failed input ends who waits for it", Feeding, "on_no_value", nobody_is_told_of_failures),
+    Mutation("that a task waits again for its input", Feeding, "on_back", back_without_its_input),
     Mutation("the dedupe of outcomes", Session, "_finish", no_dedupe),
     Mutation("the fence of tokens", Session, "on_report", no_token_fence),
     Mutation("the window's bound", Window, "room", no_window),

@@ -16,6 +16,7 @@ class Contender(NamedTuple):
     module: str  # what must be installed
     open: Callable[[int], contextlib.AbstractContextManager[Executor]]
     calls: int = 20_000  # for a throughput measure; fewer where 20,000 would take minutes
+    feeds: bool = False  # takes futures as arguments
 
 
 @contextlib.contextmanager
@@ -68,7 +69,7 @@ def _ray(slots: int) -> Iterator[Executor]:
 
     def submit(fn: Callable[..., Any], *args: Any) -> Any:
         remote = remotes.get(fn) or remotes.setdefault(fn, ray.remote(fn))
-        return _RayFuture(remote.remote(*args))
+        return _RayFuture(remote.remote(*(arg._reference if type(arg) is _RayFuture else arg for arg in args)))
 
     try:
         yield _Wrapped(submit)
@@ -135,11 +136,11 @@ class _Wrapped(Executor):
 
 
 CONTENDERS: Final = {
-    "farmhand": Contender("Farmhand", "farmhand", _farmhand),
+    "farmhand": Contender("Farmhand", "farmhand", _farmhand, feeds=True),
     "ppe": Contender("ProcessPoolExecutor", "concurrent.futures", _pool),
     "loky": Contender("loky", "loky", _loky),
-    "dask": Contender("Dask", "distributed", _dask, calls=2_000),
-    "ray": Contender("Ray", "ray", _ray, calls=5_000),
+    "dask": Contender("Dask", "distributed", _dask, calls=2_000, feeds=True),
+    "ray": Contender("Ray", "ray", _ray, calls=5_000, feeds=True),
     "parsl": Contender("Parsl", "parsl", _parsl, calls=2_000),
 }
 

@@ -69,7 +69,11 @@ def _measure_contender(name: str, slots: int, quick: bool) -> dict[str, float]:
     with contender.open(slots) as executor:
         found = _measure(executor, contender.calls // (ROOM if quick else 1), slots, quick)
         if name in tree.WAYS:
-            found["tree"] = workloads.best(lambda: tree.tree_rate(executor, name), 1 if quick else workloads.REPEATS)
+            found["nested"] = workloads.best(lambda: tree.tree_rate(executor, name), 1 if quick else workloads.REPEATS)
+        if contender.feeds:
+            steps = workloads.STEPS // (ROOM if quick else 1)
+            found["chain"] = workloads.chain_rate(executor, steps)
+            found["tree"] = workloads.tree_rate(executor, steps // 2)
         return found
 
 
@@ -83,6 +87,7 @@ def _measure(executor: Any, calls: int, slots: int, quick: bool) -> dict[str, fl
     found["p50"], found["p99"] = workloads.latencies(executor, min(2000, calls))
     found["argument"] = workloads.best(lambda: workloads.argument_rate(executor), repeats)
     found["result"] = workloads.best(lambda: workloads.result_rate(executor), repeats)
+    found["sharing"] = workloads.best(lambda: workloads.sharing_rate(executor), repeats)
     for seconds, count, _ in NAPS:
         calls = count // (ROOM if quick else 1) // slots * slots  # an odd one out would leave slots idle at the end
         share = max(workloads.nap_share(executor, seconds, calls, slots) for _ in range(repeats))
@@ -100,8 +105,12 @@ def _compared(figures: Figures) -> list[Row]:
         compare("64 MB argument, same machine", "MB/s", figures["argument"], at_least=1.5),
         compare("64 MB result, same machine", "MB/s", figures["result"], at_least=1.5),
     ]
-    if "tree" in figures:
-        rows.append(compare("tree of 1,000 leaves, submitted by its tasks", "leaves/s", figures["tree"]))
+    rows += [
+        compare("20 calls with the same 40 MB", "calls/s", figures["sharing"], at_least=1.5),
+        compare("chain of calls, each with the future before it", "calls/s", figures.get("chain", {})),
+        compare("tree of calls, joined by their futures", "calls/s", figures.get("tree", {})),
+        compare("tree of 1,000 leaves, submitted by its tasks", "leaves/s", figures.get("nested", {})),
+    ]
     for seconds, _, target in NAPS:
         bare = 100 * workloads.bare_share(seconds, max(20, int(1 / seconds)))
         found = figures[f"nap {seconds}"]
@@ -137,6 +146,11 @@ def _alone(slots: int, quick: bool, say: Say) -> list[Row]:
     path = solo.in_process("network", slots)
     rows.append(bound("64 MB argument through the engine", "MB/s", path["argument"], at_least=400))
     rows.append(bound("64 MB result through the engine", "MB/s", path["result"], at_least=400))
+    size = solo.SCATTERED_MB // (ROOM if quick else 1)
+    say(f"measuring a scatter of {size} MB to two nodes ...")
+    scattered = solo.in_process("scattered", size)
+    rows.append(bound(f"{size} MB scattered, used on two nodes, same machine", "s", scattered["local"]))
+    rows.append(bound(f"{size} MB scattered, used on two nodes, through the engine", "s", scattered["network"]))
     return rows + _servers(slots, say) + _huge(slots, quick, say)
 
 

@@ -18,6 +18,7 @@ from farmhand.bench import servers, workloads
 MB: Final = workloads.MB
 GIGABYTES: Final = 4
 MILLION: Final = 1_000_000
+SCATTERED_MB: Final = 1024
 LOOKS: Final = 50  # at the memory while a million calls run
 
 
@@ -31,8 +32,9 @@ def in_process(name: str, *args: int) -> dict[str, Any]:
 
 def child(name: str, args: list[str]) -> None:
     """Entry point of the fresh interpreter."""
-    found = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes,
-             "servers": servers.measure}[name](*map(int, args))  # fmt: skip
+    measures = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes,
+                "scattered": scattered, "servers": servers.measure}  # fmt: skip
+    found = measures[name](*map(int, args))
     sys.stdout.write(json.dumps(found) + "\n")
 
 
@@ -137,6 +139,25 @@ def network(slots: int) -> dict[str, Any]:
         workloads.warm(farm)
         return {"argument": workloads.best(lambda: workloads.argument_rate(farm)),
                 "result": workloads.best(lambda: workloads.result_rate(farm))}  # fmt: skip
+
+
+def scattered(megabytes: int) -> dict[str, Any]:
+    """Seconds until so many MB are scattered and each of two nodes has used them: as files, and through the engine."""
+    from farmhand import Farm
+
+    data = bytearray(megabytes * MB)
+    data[::4096] = b"\x01" * len(data[::4096])  # so that its memory is there before it is measured
+    found = {}
+    for way, shared in (("local", True), ("network", False)):
+        with Farm(max_workers=2, nodes=2, shared_memory=shared) as farm:
+            workloads.warm(farm)
+            began = time.perf_counter()
+            ref = farm.scatter(workloads.as_array(data))
+            wide = [farm.submit(workloads.nap_beside, ref, 0.2) for _ in range(2)]  # so long that both nodes take one
+            if any(future.result() != len(data) for future in wide):
+                raise AssertionError("the object arrived cut short")
+            found[way] = time.perf_counter() - began - 0.2
+    return found
 
 
 def gigabytes(slots: int, count: int = GIGABYTES) -> dict[str, Any]:

@@ -11,6 +11,9 @@ MB: Final = 1024 * 1024
 WARM_CALLS: Final = 200  # before anything is timed: slots are started, durations learned, code is there
 WINDOW: Final = 20_000  # calls that a submitter keeps under way, as somebody with a list of work would
 LARGE: Final = 64 * MB
+SHARED: Final = 40 * MB
+SHARERS: Final = 20
+STEPS: Final = 10_000  # of a chain, and about the calls of a tree
 REPEATS: Final = 3  # of each measure; the best counts, because the machine is shared
 
 
@@ -93,6 +96,62 @@ def result_rate(executor: Executor) -> float:
     return LARGE / MB / (time.perf_counter() - began)
 
 
+def follow(value: int) -> int:
+    """A step of a chain."""
+    return value + 1
+
+
+def join(one: int, other: int) -> int:
+    """A knot of a tree."""
+    return one + other
+
+
+def chain_rate(executor: Executor, steps: int) -> float:
+    """Steps a second of a chain of calls, each with the future of the one before as its argument."""
+    began = time.perf_counter()
+    last: Any = executor.submit(follow, 0)
+    for _ in range(steps - 1):
+        last = executor.submit(follow, last)
+    if last.result() != steps:
+        raise AssertionError("the chain lost a step")
+    return steps / (time.perf_counter() - began)
+
+
+def tree_rate(executor: Executor, leaves: int) -> float:
+    """Calls a second of a tree: so many leaves, joined two by two by their futures."""
+    began = time.perf_counter()
+    level: list[Any] = [executor.submit(follow, number) for number in range(leaves)]
+    while len(level) > 1:
+        odd = level[len(level) // 2 * 2 :]
+        level = [executor.submit(join, *level[i : i + 2]) for i in range(0, len(level) - len(odd), 2)] + odd
+    if level[0].result() != leaves * (leaves + 1) // 2:
+        raise AssertionError("the tree lost a leaf")
+    return (2 * leaves - 1) / (time.perf_counter() - began)
+
+
+def sharing_rate(executor: Executor) -> float:
+    """Calls a second that all have the same 40 MB array (`bytes` where numpy is not installed) as an argument."""
+    data = _forty_megabytes()
+    began = time.perf_counter()
+    futures = [executor.submit(size_of, data) for _ in range(SHARERS)]
+    if any(future.result() != SHARED for future in futures):
+        raise AssertionError("the argument arrived cut short")
+    return SHARERS / (time.perf_counter() - began)
+
+
+def _forty_megabytes() -> Any:
+    return as_array(bytes(range(256)) * (SHARED // 256))
+
+
+def as_array(data: bytes | bytearray) -> Any:
+    """The same as an array, where numpy is installed: what people share."""
+    try:
+        import numpy as np
+    except ImportError:
+        return data
+    return np.frombuffer(data, dtype=np.uint8)
+
+
 def nap_share(executor: Executor, seconds: float, calls: int, slots: int) -> float:
     """How much of the slots' time was spent in the calls: calls x seconds / (slots x wall)."""
     began = time.perf_counter()
@@ -107,6 +166,12 @@ def bare_share(seconds: float, calls: int) -> float:
     for _ in range(calls):
         nap(seconds)
     return calls * seconds / (time.perf_counter() - began)
+
+
+def nap_beside(data: Any, seconds: float) -> int:
+    """Occupies a slot that has something large."""
+    time.sleep(seconds)
+    return len(data)
 
 
 def numbers(count: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 from farmhand.client.awaiting import AsyncFuture, Mailbox, as_completed, mailbox, stop
 from farmhand.client.farm import Farm, FarmView
 from farmhand.client.futures import FarmFuture
+from farmhand.client.shared import Ref
 from farmhand.errors import BadOption
 from farmhand.model import limits
 
@@ -255,7 +256,12 @@ class AsyncFarm(_AsyncView):
             else:
                 future.bind(packing.result())
 
-        self._packers.submit(submit).add_done_callback(tell)
+        future.packing = self._packers.submit(submit)
+        future.packing.add_done_callback(tell)
+
+    async def scatter(self, obj: Any) -> Ref:
+        """As `Farm.scatter`; packed and stored by another thread."""
+        return await asyncio.wrap_future(self._packers.submit(self._view.scatter, obj))
 
     # ---- looking
 

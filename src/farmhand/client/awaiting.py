@@ -12,10 +12,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
+from concurrent.futures import Future
 from typing import Any, Final, Generic, Self, TypeVar
 
 from farmhand.client.futures import FarmFuture, share_condition
-from farmhand.errors import TaskKilled
+from farmhand.client.inputs import Source, source_of
+from farmhand.code import inputs as code_inputs
+from farmhand.errors import InputFailed, TaskKilled
 
 T = TypeVar("T")
 
@@ -75,12 +78,15 @@ class AsyncFuture(asyncio.Future[T], Generic[T]):
         self._mailbox = box
         self._kill = kill
         self._source: FarmFuture[T] | None = None
+        self._origin: FarmFuture[T] | None = None  # the same, also when this one is done
+        self.packing: Future[FarmFuture[T]] | None = None  # gives it, while arguments are packed
         self._among = among  # the open ones of a farm
         if among is not None:
             among.add(self)
 
     def bind(self, source: FarmFuture[T]) -> Self:
         """The farm's future whose outcome this one gets. One that was cancelled meanwhile stops it."""
+        self._origin = source
         if self.done():
             stop(source, kill=self._kill)
         else:
@@ -89,6 +95,17 @@ class AsyncFuture(asyncio.Future[T], Generic[T]):
                 share_condition(source, self._mailbox.condition)
             source.add_done_callback(self._on_done)
         return self
+
+    def as_input(self) -> Source:
+        """It as an argument of another call; not on the loop, for its own arguments may still be packed."""
+        if self._origin is None and self.packing is not None:
+            try:
+                return source_of(self.packing.result())
+            except BaseException as error:
+                raise InputFailed(f"an input was not submitted: {type(error).__name__}: {error}") from error
+        if self._origin is None:
+            raise InputFailed("an input was cancelled before it was submitted")
+        return source_of(self._origin)
 
     def _on_done(self, source: Any) -> None:
         self._mailbox.put(self, source)
@@ -150,6 +167,9 @@ class AsyncFuture(asyncio.Future[T], Generic[T]):
         if self._source is not None and not self.done():
             return repr(self._source).replace("FarmFuture", "AsyncFuture", 1)
         return super().__repr__()
+
+
+code_inputs.kinds[AsyncFuture] = AsyncFuture.as_input
 
 
 def stop(source: FarmFuture[Any], *, kill: bool) -> None:

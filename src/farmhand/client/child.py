@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from farmhand import errors
 from farmhand.client.futures import FarmFuture, settle
 from farmhand.client.verdict import End, raised, task_error
-from farmhand.code.values import load_from, unpack_result
+from farmhand.code.container import load_path
+from farmhand.code.values import unpack_result
 from farmhand.model.messages import Profile
 from farmhand.model.nested import Event, What
 from farmhand.model.outcome import Kind
@@ -120,10 +121,10 @@ def _entry_of(entry: Any) -> Any:
 
 def _open_file(path: str) -> Any:
     try:
-        with Path(path).open("rb") as file:
-            return load_from(file)
+        return load_path(path, writable=True)
     finally:
-        Path(path).unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows: it is mapped, and goes with its folder
+            Path(path).unlink(missing_ok=True)
 
 
 def _error_of(event: Event, profile: Profile) -> BaseException:

@@ -8,10 +8,13 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import itertools
 import logging
 import secrets
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -20,12 +23,15 @@ from farmhand import errors
 from farmhand.client.beat import beat_of
 from farmhand.client.failures import Failures
 from farmhand.client.futures import FarmFuture
+from farmhand.client.inputs import Source, starve
 from farmhand.client.lanes import Lanes
+from farmhand.client.large import Large, remove_file
 from farmhand.client.link import DriverConfig, Link
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
-from farmhand.client.sending import Large, Sender
+from farmhand.client.sending import Sender
 from farmhand.core import session as core
+from farmhand.core.feeding import Unfed
 from farmhand.core.tasks import Counts, Group, Task
 from farmhand.engine import subjects
 from farmhand.engine.children import Children
@@ -63,12 +69,15 @@ class Driver(Link):
         self._idle = threading.Condition()
         self._abandoned = False
         self._lanes = Lanes(self)
+        self._kept: dict[weakref.ref[Source], Large] = {}  # what lies on the farm for sources
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._unpurged = 0
         self._failures = Failures(self)
 
     # ---- life
+
+    takes_inputs = True
 
     def connection_name(self) -> str:
         """See `Link`."""
@@ -103,6 +112,9 @@ class Driver(Link):
             connection.publish(subjects.control_of_session(self.session_id), messages.encode(Control(gone=True)))
             self._beat(ended=True)
         self.publisher.close()
+        for large in list(self._kept.values()):
+            if large.path:
+                remove_file(large.path)
 
     def on_forked(self) -> None:
         """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
@@ -112,6 +124,7 @@ class Driver(Link):
         )
         for future in [
             *self.fetching,
+            *self.left,
             *(task.cargo for task in self.core.unfinished()),
             *(t.cargo for _, t in self._inbox),
         ]:
@@ -178,6 +191,9 @@ class Driver(Link):
                 case core.Ended():
                     self.results.end(effect, body)
                     ended = True
+                case Unfed():
+                    starve(effect.task.cargo, effect.task, effect.cause)
+                    ended = True
                 case core.Running():
                     effect.task.cargo.on_running(effect.node)
                 case core.Stop():
@@ -231,6 +247,7 @@ class Driver(Link):
             task.cargo.set_exception(error)
         self.children.flush()
         self.wake_waiters()
+        self._pump()
 
     def on_lane_checked(self, lane: LaneId, asked_at: float, oldest: int) -> None:
         """See `core.session.Session.on_lane_checked`."""
@@ -356,14 +373,21 @@ class Driver(Link):
         self.results.forget(Large(ref.id, ref.size, ref.path))
 
     def _carry_out_soon(self, effects: list[core.Effect]) -> None:
+        if self.core.feeding.starved and self.alive and not self._awake:
+            self._wake()
         if effects and self.alive:
             self.loop.call_soon_threadsafe(self.carry_out, effects, None)
             self.loop.call_soon_threadsafe(self._arm)
 
     def forget(self, entry: Any) -> None:
-        """A task was withdrawn: its large arguments are not needed any more."""
-        if type(entry) is Large and self.alive:
-            self.loop.call_soon_threadsafe(self.results.forget, entry)
+        """Nobody needs this any more, if it is something large: of a task that was withdrawn, or a value; from any thread."""
+        if type(entry) is not Large:
+            return
+        if entry.path:
+            remove_file(entry.path)
+        elif self.alive:
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                self.loop.call_soon_threadsafe(self.results.forget, entry)
 
     def cancel_waiting(self) -> None:
         """Cancel every task that is not known to run."""
@@ -378,8 +402,34 @@ class Driver(Link):
         """Futures that wait for something."""
         return self.core.open + len(self._inbox) + len(self.fetching)
 
+    def keep(self, source: Source, large: Large) -> None:
+        """Remove this when the source dies. By a weak reference, for an object can be found by one while its `__del__` runs."""
+        self._kept[weakref.ref(source, self._on_unneeded)] = large
+
+    def _on_unneeded(self, ref: weakref.ref[Source]) -> None:
+        self.forget(self._kept.pop(ref, None))
+
+    def keeps(self, blob_id: str) -> bool:
+        """See `Link`."""
+        return any(large.id == blob_id for large in list(self._kept.values()))
+
+    def fetch(self, future: FarmFuture[Any]) -> None:
+        """Somebody asks for a large value that was left on the farm; from any thread."""
+        if self.alive:
+            self.loop.call_soon_threadsafe(self.results.fetch_left, future)
+
     def wait_all(self) -> None:
-        """Return when every task has its outcome."""
+        """Return when every task has its outcome. Large values come along, unless they have served other calls."""
+        self._wait_idle()
+        if self.alive and not self.on_its_thread():
+            with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the loop has just ended
+                for future in asyncio.run_coroutine_threadsafe(self._unserving(), self.loop).result():
+                    future.exception()
+
+    async def _unserving(self) -> list[FarmFuture[Any]]:
+        return [future for future in self.left if not future.serves]
+
+    def _wait_idle(self) -> None:
         with self._idle:
             while self.open and self.broken is None and self.alive:
                 self._idle.wait(1.0)  # the pause only matters if the thread itself dies
@@ -398,8 +448,8 @@ class Driver(Link):
                 alive = self.core.cancel(task)[0] or not future.done()
             if alive and not future.done():
                 future.set_exception(error)
-        for future in list(self.fetching):
-            self.results.fail(future, error)
+        for future in [*self.fetching, *self.left]:
+            self.results.fail(future, _left_behind(error) if future._left else error)
         with self._idle:
             self._idle.notify_all()
 
@@ -433,3 +483,8 @@ class Driver(Link):
         self.connection.publish(subjects.beat_of_session(self.session_id), messages.encode(beat))
         if again and not ended:
             self.loop.call_later(limits.BEAT_S, self._beat)
+
+
+def _left_behind(error: Exception) -> Exception:
+    return errors.FarmClosed(f"{error} Its large value was left there, since only other calls used it: ask for the result "
+                             f"while the farm is open")  # fmt: skip

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from farmhand import errors
-from farmhand.client.sending import Large, cut_large
+from farmhand.client.large import Large
+from farmhand.client.sending import cut_large
 from farmhand.code.values import pack_values
 from farmhand.core.session import Ended
 from farmhand.engine import subjects
@@ -38,6 +39,8 @@ class Failures:
         entries, refs = cut_large([entry])
         block = Block(messages.PROTOCOL, driver.session_id, 1, group.profile, group.lane, group.retry, refs)
         lacking = "its large arguments are gone" if type(entry) is Large else ""
+        if task.cargo._inputs:
+            lacking = "values that it had from other tasks, or shared with them, are gone"
         failed = Failed(
             messages.PROTOCOL, driver.session_id, "", time.time(), effect.mark, effect.node, effect.slot, task.attempts,
             block, lacking,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgspec
@@ -31,9 +29,11 @@ from farmhand.node.monitor import usable_cores
 if TYPE_CHECKING:
     from farmhand.client.current import CurrentFarm
     from farmhand.client.embedded import EmbeddedFarm
+    from farmhand.client.inputs import Source
     from farmhand.client.link import DriverConfig, Link
-    from farmhand.client.sending import Large
     from farmhand.client.session import Session
+    from farmhand.client.shared import Ref
+    from farmhand.core.tasks import Links
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,7 +168,6 @@ class Farm(_View):
         self._closed = False
         self._address = address
         self._embedded: EmbeddedFarm | None = None
-        self._large = itertools.count(1)
         config = opening.DriverConfig(connect=lambda: None, on_client_loss=on_client_loss, output=output)  # type: ignore[arg-type,return-value]
         if address is None:
             self._embedded = embedded = opening.EmbeddedFarm(_share(self._max_workers, nodes))
@@ -177,6 +176,7 @@ class Farm(_View):
             config.connect, config.spool = opening.remote_login(address)
             config.bound = max_workers or 0
         self._driver = self._new_driver(config, session)
+        self._shared = opening.SharedMemory(self._driver)
         self._start()
         if not shared_memory:
             config.spool = ""
@@ -257,11 +257,13 @@ class Farm(_View):
         if options.recipe is not None:
             check_call(options.recipe, fn, args, kwargs, self._initializer)
         future: FarmFuture[Any] = FarmFuture(self._driver)
-        entry, size, bundles = self._pack(args, kwargs)
+        inputs: list[Source] = []
+        entry, size, bundles = self._pack(args, kwargs, inputs, future)
         group = self._group(options, fn, bundles)
         future._entry = entry
-        task = Task(group, size, future)
-        future._task = task
+        future._task = task = Task(group, size, future)
+        if inputs:
+            task.links = _feed(future, inputs)
         self._driver.submit(group, task)
         return future
 
@@ -274,15 +276,20 @@ class Farm(_View):
         plain = self._group(options, fn, ())
         futures: list[FarmFuture[Any]] = []
         tasks: list[Task] = []
+        inputs: list[Source] = []
         for args in checked_calls(options.recipe, (fn, self._initializer), calls):
-            entry, size, bundles = pack(args, {})
+            future: FarmFuture[Any] = FarmFuture(driver)
+            entry, size, bundles = pack(args, {}, inputs, future)
             group = plain if not bundles else self._group(options, fn, bundles)
             if tasks and tasks[-1].group is not group:
                 driver.submit_many(tasks[-1].group, tasks)
                 tasks = []
-            future: FarmFuture[Any] = FarmFuture(driver)
             future._entry = entry
             future._task = task = Task(group, size, future)
+            future._stays = False  # map gives it to nobody, so it can serve no call
+            if inputs:
+                task.links = _feed(future, inputs)
+                inputs = []
             tasks.append(task)
             futures.append(future)
             if len(tasks) >= limits.BATCH_TASKS_MAX * 4:  # the farm starts while the caller goes on packing
@@ -291,6 +298,19 @@ class Farm(_View):
         if tasks:
             driver.submit_many(tasks[-1].group, tasks)
         return futures
+
+    def _bundles_of(self, inputs: list[Source], bundles: tuple[str, ...]) -> tuple[str, ...]:
+        """The bundles of a call's arguments with those that its inputs need. Raises `BadOption` for one of another farm."""
+        if inputs:
+            from farmhand.client.inputs import check_sources
+
+            check_sources(inputs, self._driver)
+        self._offer_bundles(bundles)
+        for source in inputs:
+            if source.modules:
+                source.bundles, source.modules = self._packer.bundles_of(source.modules), set()
+                self._offer_bundles(source.bundles)
+        return tuple(sorted({*bundles, *(bundle for source in inputs for bundle in source.bundles)}))
 
     @property
     def _broken(self) -> bool:
@@ -310,53 +330,42 @@ class Farm(_View):
             raise errors.FarmClosed(f"the farm can run nothing more: {driver.broken}") from driver.broken
         driver.check_room()
 
-    def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int, tuple[str, ...]]:
-        """The call's entry, its size in bytes, and the bundles its arguments need."""
-        entry, bundles = (args, ()) if not args and not kwargs else self._pack_arguments(args, kwargs)
-        if type(entry) is tuple:
-            return entry, 64, ()
-        if type(entry) is bytes:
-            return entry, len(entry), bundles
-        return entry, 128, bundles
-
-    def _pack_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    def _pack(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Source], future: FarmFuture[Any]
+    ) -> tuple[Any, int, tuple[str, ...]]:
+        """The call's entry, its size in bytes, and the bundles its arguments need. `inputs` takes its inputs."""
+        if not args and not kwargs:
+            return args, 64, ()
         if estimate_size(args, kwargs) < limits.INLINE_BYTES_MAX:
-            entry, bundles = self._packer.pack_call(args, kwargs)
-            if type(entry) is tuple or len(entry) < limits.INLINE_BYTES_MAX:
-                self._offer_bundles(bundles)
-                return entry, bundles
-        large, bundles = self._pack_large(args, kwargs)
-        self._offer_bundles(bundles)
-        return large, bundles
+            entry, bundles = self._packer.pack_call(args, kwargs, inputs)
+            if type(entry) is tuple:
+                return entry, 64, ()
+            if len(entry) < limits.INLINE_BYTES_MAX:
+                return entry, len(entry), self._bundles_of(inputs, bundles) if inputs or bundles else ()
+            inputs.clear()
+        from farmhand.client.shared import pack_large
 
-    def _pack_large(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Large, tuple[str, ...]]:
-        """Arguments too large for a message: a file that the slots can open, or chunks in the engine."""
-        from farmhand.client.sending import Large, LateUpload, Uploader
+        packed = pack_large(self._driver, self._packer, args, kwargs, inputs)
+        bundles = self._bundles_of(inputs, packed.bundles)
+        views = [self._shared.source_for(view) for view in packed.views]
+        inputs += views
+        future._buffers = len(views)
+        return packed.entry, packed.size, bundles
 
-        blob_id = f"{self._driver.tag}{next(self._large):x}"
-        spool = self._driver.config.spool
-        if spool:
-            path = Path(spool) / f"a-{self._driver.session_id}-{blob_id}"
-            try:
-                with path.open("wb") as file:
-                    bundles = self._packer.pack_call_into(args, kwargs, file.write)
-                    size = file.tell()
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            return Large(blob_id, size, str(path)), bundles
-        if self._driver.on_its_thread():
-            late = LateUpload(self._driver, blob_id)
-            bundles = self._packer.pack_call_into(args, kwargs, late.write)
-            return Large(blob_id, late.size, later=late), bundles
-        uploader = Uploader(self._driver, blob_id)
-        try:
-            bundles = self._packer.pack_call_into(args, kwargs, uploader.write)
-            uploader.finish()
-        except BaseException:
-            uploader.withdraw()
-            raise
-        return Large(blob_id, uploader.writer.size), bundles
+    def scatter(self, obj: Any) -> Ref:
+        """Put an object on the farm once, and return a reference: in a call of this Farm, at any depth, it is the object.
+
+        Each node fetches it when a call there first needs it, and keeps it for the next ones; the slots of a machine share its
+        arrays and tables, which are read-only. It is removed when neither the reference nor a call needs it.
+        Raises: what pickling it raises; `EngineFull`; as `submit`.
+        """
+        from farmhand.client.inputs import NO_INPUTS
+        from farmhand.client.shared import scatter
+
+        self._check_open()
+        if not self._driver.takes_inputs:
+            raise errors.BadOption(NO_INPUTS)
+        return scatter(self._driver, obj)
 
     def _offer_bundles(self, bundles: Iterable[str]) -> None:
         for bundle in bundles:
@@ -365,6 +374,8 @@ class Farm(_View):
     def _group(self, options: TaskOptions, fn: Callable[..., Any], bundles: tuple[str, ...]) -> Group:
         """The group of a callable under these options, made when it is new."""
         code = self._packer.code_for(fn)
+        if bundles:
+            bundles = tuple(bundle for bundle in bundles if bundle not in code.bundles)  # equal needs, equal groups
         key = (code.hash, code.bundles, bundles, options)
         group = self._groups.get(key)
         if group is None:
@@ -450,6 +461,12 @@ class Farm(_View):
                 ("cancelled", counts.cancelled))  # fmt: skip
         cells = "".join(f"<td>{name}: <b>{count:,}</b></td>" for name, count in said)
         return f"<table><caption>{html.escape(repr(self)[1:-1])}</caption><tr>{cells}</tr></table>"
+
+
+def _feed(future: FarmFuture[Any], inputs: list[Source]) -> Links | None:
+    from farmhand.client.inputs import feed
+
+    return feed(future, inputs)
 
 
 def _share(slots: int, nodes: int) -> tuple[int, ...]:

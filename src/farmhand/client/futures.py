@@ -18,9 +18,10 @@ from farmhand.errors import TaskKilled
 from farmhand.model import limits
 
 if TYPE_CHECKING:
+    from farmhand.client.inputs import Source
     from farmhand.client.link import Link
 
-_making = threading.Lock()
+settling = threading.Lock()  # held for moments, while a future gets its condition, its source, or its outcome
 
 
 T = TypeVar("T")
@@ -30,6 +31,12 @@ class FarmFuture(Future[T], Generic[T]):
     """A future of a farm. Beyond the standard ones: `kill()` stops the task even while it runs."""
 
     _node = ""  # that said last that it runs the task
+    _source: Source | None = None  # its value as an input of other calls
+    _inputs: tuple[Source, ...] = ()  # of its own call, until there is an outcome
+    _buffers = 0  # so many of the last of them are memory of its arguments
+    _packed: Any = None  # the packed value, while it is unpacked
+    _stays = True  # a large value is not fetched before somebody asks for it
+    _left = False  # the task has succeeded, and its large value is on the farm
 
     def __init__(self, driver: Link) -> None:
         self._lazy_condition: threading.Condition | None = None
@@ -55,11 +62,18 @@ class FarmFuture(Future[T], Generic[T]):
         def _condition(self) -> threading.Condition:
             condition = self._lazy_condition
             if condition is None:
-                with _making:
+                with settling:
                     if self._lazy_condition is None:
                         self._lazy_condition = threading.Condition()
-                    condition = self._lazy_condition
+                    condition, left, driver = self._lazy_condition, self._left, self._driver
+                if left and driver is not None:
+                    driver.fetch(self)
             return condition
+
+    @property
+    def serves(self) -> bool:
+        """Whether a call has it as an input."""
+        return self._source is not None and self._source.wanted
 
     def result(self, timeout: float | None = None) -> T:
         """As `Future.result`. Ctrl-C is noticed within SIGNAL_S."""
@@ -84,17 +98,23 @@ class FarmFuture(Future[T], Generic[T]):
     def running(self) -> bool:
         """Whether the task runs now, as far as its node has said. One that waits for another run does not."""
         task = self._task
-        return task is not None and task.state is TaskState.RUNNING and super().running()
+        return task is not None and task.state is TaskState.RUNNING and self._state == RUNNING
 
     def on_running(self, node: str = "") -> None:
         """A node says that the task runs; perhaps not for the first time."""
         self._node = node
+        with settling:
+            if self._state == PENDING and self._lazy_condition is None:
+                self._state = RUNNING  # as below; but a condition means that somebody has asked
+                return
         if self._state == PENDING:
             self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
         """Withdraw the task. False when it is known to run or is done; True means that it has no other outcome."""
         driver, task = self._driver, self._task
+        if self._left:
+            return False
         if driver is not None and task is not None and not driver.cancel(task):
             return self.cancelled()
         return self._withdraw()
@@ -122,7 +142,10 @@ class FarmFuture(Future[T], Generic[T]):
         self._exception, self._state = error, FINISHED
 
     def __reduce__(self) -> Any:
-        raise TypeError("a future belongs to the process that made it; send its result() instead")
+        raise TypeError(
+            "a future belongs to the process that made it: give it to a call of its Farm as an argument, or part of one, "
+            "and send its result() elsewhere"
+        )
 
     def kill(self, timeout: float | None = None) -> bool:
         """Stop the task wherever it is, with every process it started, and wait until that is confirmed.
@@ -131,6 +154,8 @@ class FarmFuture(Future[T], Generic[T]):
         Raises: `TimeoutError` when nothing is confirmed within `timeout` seconds.
         """
         driver, task = self._driver, self._task
+        if self._left:
+            return False
         if driver is None or task is None:
             return self.cancelled() or isinstance(self._exception, TaskKilled)
         if driver.kill(task):
@@ -154,6 +179,8 @@ class FarmFuture(Future[T], Generic[T]):
                 return "finished", f"returned {type(self._result).__name__}"
             node = getattr(error, "node", "")
             return "finished", f"raised {type(error).__name__}" + (f" node={node}" if node else "")
+        if self._left:
+            return "finished", "its value is on the farm"
         if task is None:
             return ("pending" if self._state == PENDING else "cancelled"), ""
         state = "running" if self.running() else "pending"
@@ -175,25 +202,49 @@ class FarmFuture(Future[T], Generic[T]):
         self._entry = None
         self._driver = None
         self._task = None
+        self._inputs = ()
 
 
 def share_condition(future: FarmFuture[Any], condition: threading.Condition) -> None:
     """Give a future that no thread ever waits for a condition that it shares with others."""
-    with _making:
+    with settling:
         if future._lazy_condition is None:
             future._lazy_condition = condition
+        left, driver = future._left, future._driver
+    if left and driver is not None:
+        driver.fetch(future)
 
 
 def settle(pairs: Iterable[tuple[FarmFuture[Any], Any]]) -> None:
     """Set many results. The lock is taken once; futures that somebody waits for are told afterwards."""
     waited: list[tuple[FarmFuture[Any], Any]] = []
-    with _making:
+    with settling:
         for future, value in pairs:
             future._entry = future._driver = future._task = None
+            if future._inputs:
+                future._inputs = ()
+            source = future._source
+            if source is not None and source.entry is None and source.large is None:
+                source.entry, source.task = (value,), None
             if future._lazy_condition is None:
                 future._result = value
                 future._state = FINISHED
+                if future._packed is not None:
+                    future._packed = None
             else:
                 waited.append((future, value))
+                if source is None and future._packed is None:
+                    future._packed = (value,)  # it is neither pending nor done for a moment
     for future, value in waited:
         future.set_result(value)
+        future._packed = None
+
+
+def note_packed(futures: Iterable[tuple[FarmFuture[Any], Any]]) -> None:
+    """Their tasks have succeeded: who has one of them as an input can have the packed value, from now on."""
+    with settling:
+        for future, entry in futures:
+            if future._source is not None:
+                future._source.entry, future._source.task = entry, None
+            else:
+                future._packed = entry

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from farmhand.model import limits
 
 if TYPE_CHECKING:
     from farmhand.client.futures import FarmFuture
+    from farmhand.client.inputs import Source
+    from farmhand.client.large import Large
     from farmhand.client.results import Results
     from farmhand.client.sending import CodeSender
     from farmhand.core.session import Ended
@@ -52,6 +55,8 @@ class Link:
         self.config = config
         self.farm: dict[str, Any] = {}  # what the steward said of itself
         self.broken: Exception | None = None
+        self._blobs = itertools.count(1)
+        self.left: weakref.WeakSet[FarmFuture[Any]] = weakref.WeakSet()  # whose large values nobody has asked for
         self.numbers: Iterator[int] = itertools.repeat(0)  # for tasks, when they have one before they are stored
         self.connection: Connection
         self.loop: asyncio.AbstractEventLoop
@@ -71,6 +76,24 @@ class Link:
     sender: CodeSender
     results: Results
     fetching: set[FarmFuture[Any]]  # whose tasks are done and whose values are on their way
+
+    takes_inputs = False  # calls may have futures and references as arguments
+
+    def fetch(self, future: FarmFuture[Any]) -> None:
+        """Somebody asks for a large value that was left on the farm; from any thread."""
+        raise NotImplementedError
+
+    def keep(self, source: Source, large: Large) -> None:
+        """Remove this when the source dies."""
+        raise NotImplementedError
+
+    def keeps(self, _blob_id: str) -> bool:
+        """Whether a source has this large value."""
+        return False
+
+    def new_blob(self) -> str:
+        """A name for a large value of this session."""
+        return f"{self.tag}{next(self._blobs):x}"
 
     def connection_name(self) -> str:
         """By which the engine and the steward know the connection."""

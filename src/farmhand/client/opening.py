@@ -3,6 +3,7 @@
 from farmhand.client.embedded import EmbeddedFarm
 from farmhand.client.link import DriverConfig
 from farmhand.client.remote import remote_login
+from farmhand.client.shared import SharedMemory
 from farmhand.home.settings import chosen_farm
 
-__all__ = ["DriverConfig", "EmbeddedFarm", "chosen_farm", "remote_login"]
+__all__ = ["DriverConfig", "EmbeddedFarm", "SharedMemory", "chosen_farm", "remote_login"]

@@ -6,23 +6,26 @@ import asyncio
 import contextlib
 import functools
 import logging
+import mmap
 import queue
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import InvalidStateError
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from farmhand import errors
-from farmhand.client.futures import FarmFuture, settle
-from farmhand.client.sending import Large
+from farmhand.client.futures import FarmFuture, note_packed, settle, settling
+from farmhand.client.inputs import Source
+from farmhand.client.large import Large, remove_file
 from farmhand.client.verdict import End, raised, task_error
+from farmhand.code.container import load_path, load_view
 from farmhand.code.values import load_from, unpack_result, unpack_values
 from farmhand.core import session as core
 from farmhand.core.family import Child
-from farmhand.engine import blobs
+from farmhand.engine import blobs, subjects
 from farmhand.engine.children import Children
-from farmhand.model.messages import Report
+from farmhand.model import messages
+from farmhand.model.messages import Control, Report
 from farmhand.model.named import Settled
 from farmhand.model.outcome import BlobRef, Kind
 
@@ -89,6 +92,7 @@ class Results:
     def deliver(self, effect: core.Delivered, body: Body) -> None:
         """These tasks succeeded."""
         ready: list[tuple[FarmFuture[Any], Any]] = []
+        packed: list[tuple[FarmFuture[Any], Any]] = []
         for task, position in effect.values:
             future: FarmFuture[Any] = task.cargo
             if type(task.cargo) is Child and self.children is not None:
@@ -102,10 +106,44 @@ class Results:
             entry = body.entries[position] if position < len(body.entries) else b""
             if type(entry) is tuple:
                 ready.append((future, entry[0]))
+            elif entry is None:
+                self._on_large(future, task.group.profile.name, body.blobs.pop(task.index, None))
             else:
-                self.take(future, entry, body.blobs.pop(task.index, None))
+                packed.append((future, entry))
         if ready:
             settle(ready)
+        note_packed(packed)
+        for future, entry in packed:
+            if len(entry) > _DECODE_INLINE_BYTES:
+                self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
+            else:
+                self._open(future, functools.partial(unpack_result, entry))
+
+    def _on_large(self, future: FarmFuture[Any], name: str, ref: BlobRef | None) -> None:
+        """A large value is there. Unless somebody has asked for it, it stays there: it may only serve other calls."""
+        if ref is None:
+            self.fail(future, errors.ResultUndecodable("the task succeeded, but its report lacks the value"))
+            return
+        large = Large(ref.id, ref.size, ref.path, mapped=ref.mapped)
+        with settling:
+            if future._source is None:
+                future._source = Source(f"the result of {name!r}", driver=self._driver)
+            future._source.lies(large, self._driver)
+            future._source.task = None
+            future._inputs, future._entry, future._task = (), None, None
+            future._left = future._stays and future._lazy_condition is None
+        if future._left:
+            self._driver.left.add(future)
+        else:
+            self._later(future, self._fetch_source(future, future._source))
+
+    def fetch_left(self, future: FarmFuture[Any]) -> None:
+        """Somebody asks for a value that was left on the farm. Others that serve no call are most likely asked for next."""
+        for one in [future, *(other for other in self._driver.left if not other.serves)]:
+            if one._left and one._source is not None:
+                one._left = False
+                self._driver.left.discard(one)
+                self._later(one, self._fetch_source(one, one._source))
 
     def take(self, future: FarmFuture[Any], entry: bytes | None, ref: BlobRef | None) -> None:
         """End a future with a value that is pickled here, or beside the message."""
@@ -121,7 +159,9 @@ class Results:
     def discard(self, body: Body) -> None:
         """Remove values that came for nobody: their tasks were cancelled, or ended by another attempt."""
         for ref in body.blobs.values():
-            if ref.id in self._fetched:  # the same report once more, after the farm was put back from a backup
+            if ref.id in self._fetched or self._driver.keeps(
+                ref.id
+            ):  # the same report once more, after the farm was put back from a backup
                 continue
             self.forget(Large(ref.id, ref.size, ref.path))
 
@@ -156,6 +196,23 @@ class Results:
             self._driver.fetching.discard(future)
             self._driver.wake_waiters()
 
+    async def _fetch_source(self, future: FarmFuture[Any], source: Source) -> None:
+        """A large value that may serve calls: from a file on this machine, or streamed from the engine."""
+        large = source.large
+        assert large is not None
+        if large.path:
+            await asyncio.to_thread(self._open, future, functools.partial(load_path, large.path, writable=True))
+        else:
+            async with self._streams:
+                value = await blobs.patiently(self._driver.connection, lambda _: self._read(large))
+            self._open(future, value.get)
+            del value
+        with settling:
+            if source.wanted:
+                return
+            future._source = source.large = None
+        self._driver.forget(large)  # it serves nobody, so it goes now and not with what a traceback may keep alive
+
     async def _fetch(self, future: FarmFuture[Any], ref: BlobRef | None) -> None:
         """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
         if ref is None:
@@ -167,7 +224,8 @@ class Results:
 
     async def _fetch_value(self, future: FarmFuture[Any], ref: BlobRef) -> None:
         if ref.path:
-            await asyncio.to_thread(self._open, future, lambda: _read_file(Path(ref.path)))
+            await asyncio.to_thread(self._open, future, functools.partial(load_path, ref.path, writable=True))
+            remove_file(ref.path)
             return
         async with self._streams:
             value = await blobs.patiently(self._driver.connection, lambda _: self._read(ref))
@@ -175,11 +233,12 @@ class Results:
         del value
         await self.on_read(ref)
 
-    async def _read(self, ref: BlobRef) -> Value:
+    async def _read(self, ref: Large | BlobRef) -> Value:
         """Stream a value out of the engine. Raises what the engine says; what unpickling raises comes with the value."""
         driver = self._driver
         pipe = ChunkPipe()
-        opened = driver.loop.run_in_executor(None, Value, pipe.load)
+        load = functools.partial(pipe.load_mapped, ref.size) if ref.mapped else pipe.load
+        opened = driver.loop.run_in_executor(None, Value, load)
         try:
             async for chunk in blobs.read(driver.connection, driver.session_id, ref.id, ref.size):
                 if not pipe.offer(chunk):
@@ -213,8 +272,11 @@ class Results:
     def forget(self, large: Large) -> None:
         """Large arguments are no longer needed."""
         if large.path:
-            Path(large.path).unlink(missing_ok=True)
+            remove_file(large.path)
         else:
+            driver = self._driver
+            control = messages.encode(Control(unwanted=(large.id,)))
+            driver.connection.publish(subjects.control_of_session(driver.session_id), control)
             self._driver.spawn(self.remove(large.id))
 
     async def on_read(self, ref: BlobRef) -> None:
@@ -271,6 +333,17 @@ class ChunkPipe:
             self._read_out = True
             self._room.release(_CHUNKS_AHEAD)
 
+    def load_mapped(self, size: int) -> Any:
+        """The same for one with buffers behind the pickle: they are used where they arrive."""
+        try:
+            memory = memoryview(mmap.mmap(-1, size))
+            if self.readinto(memory) < size:
+                raise EOFError("a value ends too early")
+            return load_view(memory)
+        finally:
+            self._read_out = True
+            self._room.release(_CHUNKS_AHEAD)
+
     def _more(self) -> bool:
         if not self._view:
             item = self._queue.get()
@@ -305,14 +378,6 @@ class ChunkPipe:
             if byte == b"\n":
                 break
         return bytes(line)
-
-
-def _read_file(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return load_from(file)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _decode_error(error: BaseException) -> BaseException:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable
-from concurrent.futures import wait
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from farmhand import errors
+from farmhand.client.inputs import Freight, spill
+from farmhand.client.large import Large, LateUpload
 from farmhand.code.values import pack_values
 from farmhand.core.tasks import Batch
-from farmhand.engine import blobs, subjects
+from farmhand.engine import subjects
 from farmhand.model import limits, messages
 from farmhand.model.messages import Profile, Work
 from farmhand.model.outcome import BlobRef
@@ -21,15 +20,6 @@ from farmhand.model.outcome import BlobRef
 if TYPE_CHECKING:
     from farmhand.client.driver import Driver
     from farmhand.client.link import Link
-
-
-class Large(msgspec.Struct):
-    """In the place of an entry: arguments that travel beside the message."""
-
-    id: str
-    size: int
-    path: str = ""
-    later: LateUpload | None = None  # what stores them before the first message that needs them
 
 
 class CodeSender:
@@ -84,7 +74,7 @@ class Sender(CodeSender):
     def send(self, batch: Batch) -> None:
         """Publish a batch; the driver hears `on_stored` or `on_refused`."""
         missing = self.missing(batch.group.profile)
-        late = [entry.later for entry in _large_in(batch) if entry.later is not None]
+        late = [large.later for large in (*_large_in(batch), *spill(batch, self._driver)) if large.later is not None]
         if missing or late or self._waiting:  # what waits for its code must not be overtaken
             self._waiting += 1
             self._driver.spawn(self._send_after(batch, missing, late))
@@ -108,13 +98,14 @@ class Sender(CodeSender):
         group, tasks = batch.group, batch.tasks
         # one withdrawn meanwhile has no arguments any more: the node drops it
         entries, refs = cut_large([task.cargo._entry if task is not None else () for task in tasks])
+        freight = Freight(batch)
         alone = any(task is not None and task.careful for task in tasks)
         numbers = messages.span_of([task.cargo.number if task is not None else 0 for task in tasks])
         expected = max(0.0, group.mean) * batch.count
         driver = self._driver
         work = Work(messages.PROTOCOL, driver.session_id, batch.token, batch.count, group.profile, expected, alone, batch.attempt,
-                    refs, numbers=numbers, depth=group.depth)  # fmt: skip
-        frame = messages.pack(work, pack_values(entries))
+                    (*refs, *freight.refs), numbers=numbers, depth=group.depth, feeds=tuple(freight.feeds))  # fmt: skip
+        frame = messages.pack(work, pack_values([*entries, *freight.entries]))
         self.bytes_out += len(frame)
 
         def done(sequence: int, error: errors.EngineError | None) -> None:
@@ -141,61 +132,3 @@ def cut_large(entries: Iterable[Any]) -> tuple[list[Any], tuple[BlobRef, ...]]:
 def _large_in(batch: Batch) -> list[Large]:
     found = (task.cargo._entry for task in batch.tasks if task is not None)
     return [entry for entry in found if type(entry) is Large]
-
-
-class LateUpload:
-    """Large arguments that were submitted on the session's own thread, in a future's callback: it must not wait for itself."""
-
-    def __init__(self, driver: Link, blob_id: str) -> None:
-        self._driver = driver
-        self._id = blob_id
-        self._pieces: list[bytes] = []
-        self._tried = False
-        self.size = 0
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep one piece; the caller's memory may change afterwards."""
-        self._pieces.append(bytes(data))
-        self.size += len(self._pieces[-1])
-
-    async def stored(self) -> None:
-        """Store all of it, once. Raises the engine's refusal; then the next call tries again."""
-        if not self._pieces:
-            return
-        driver = self._driver
-        writer = blobs.Writer(driver.publisher, driver.session_id, self._id, again=self._tried)
-        self._tried = True
-        for piece in self._pieces:
-            await writer.write(piece)
-        await writer.finish()
-        self._pieces.clear()
-
-
-class Uploader:
-    """Takes the pieces of large arguments from the caller's thread and stores them; the caller waits when it is too fast."""
-
-    def __init__(self, driver: Link, blob_id: str) -> None:
-        self._driver = driver
-        self.blob_id = blob_id
-        self.writer = blobs.Writer(driver.publisher, driver.session_id, blob_id)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Store one piece. Raises what the engine says, `EngineFull` also when it says nothing."""
-        self._wait(self.writer.write(data))
-
-    def finish(self) -> None:
-        """Wait until all pieces are stored. Raises the same."""
-        self._wait(self.writer.finish())
-
-    def _wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._driver.loop)
-        while not wait([future], limits.STORE_RETRY_S).done:
-            if self._driver.publisher.stuck:
-                future.cancel()
-                raise errors.EngineFull("the engine stores nothing: its disk is full")
-        future.result()
-
-    def withdraw(self) -> None:
-        """Forget the pieces that were stored: the task was refused."""
-        driver = self._driver
-        driver.loop.call_soon_threadsafe(lambda: driver.spawn(driver.results.remove(self.blob_id)))

@@ -12,6 +12,7 @@ BUNDLE_FILES_MAX: Final = 20_000  # a folder with more is no source tree
 PARSED_BYTES_MAX: Final = 4 * MB  # generated sources above this are not searched for imports
 BUNDLE_VERSIONS_KEPT: Final = 4  # of one name, so that a client that edits all day does not grow
 
+MAPPED_BYTES_MIN: Final = 64 * 1024  # a smaller buffer of a value is copied sooner than mapped
 CODE_CACHE_ENTRIES: Final = 4096  # packed callables a client remembers; the oldest half goes at once
 NEEDS_CACHE_ENTRIES: Final = 256  # sets of modules whose bundles a client remembers
 RELOAD_CHECK_S: Final = 0.25  # how late the reload of a module that is used only indirectly is noticed

@@ -26,19 +26,30 @@ from importlib.machinery import (
     SourcelessFileLoader,
 )
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from farmhand.code.hashing import content_hash
+from farmhand.code.inputs import fed
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX, LOADED_CODE_BYTES_MAX, LOADED_CODE_MAX
 from farmhand.code.namespaces import Collected, Made, changes_since, marks_of
 from farmhand.code.state import KEPT_MAX, Item, Memory, items_behind
 from farmhand.code.values import Entry, pack_result
-from farmhand.errors import ArgumentsUndecodable, BadMessage
+from farmhand.errors import ArgumentsUndecodable, BadMessage, InputLost
 from farmhand.model.messages import State
 
 __all__ = ["Loader", "pack_result"]
 
 _STATELESS: Final = (types.FunctionType, types.BuiltinFunctionType, type, type(functools.lru_cache(lambda: None)))
+
+
+class CallInputs(Protocol):
+    """What a call gets besides its packed arguments."""
+
+    def take(self, number: int) -> Any:
+        """An input by its number."""
+
+    def buffers(self) -> Iterator[Any]:
+        """Memory that was pickled out of band, in order."""
 
 
 class Loaded(NamedTuple):
@@ -212,16 +223,20 @@ class Loader:
         """Whether `load_code` needs no blob for this."""
         return (code_hash, bundles) in self._codes
 
-    def call(self, fn: Callable[..., Any], entry: Entry | bytearray | memoryview) -> Any:
+    def call(
+        self, fn: Callable[..., Any], entry: Entry | bytearray | memoryview, inputs: CallInputs | None = None
+    ) -> Any:
         """Calls with the arguments of an entry. What a coroutine function returns is awaited in a loop of its own."""
         if type(entry) is tuple:
             return _finished(fn(*entry))
-        args, kwargs = self._arguments(lambda: pickle.loads(entry))  # type: ignore[arg-type]
+        buffers = inputs.buffers() if inputs is not None else None
+        args, kwargs = self._arguments(lambda: pickle.loads(entry, buffers=buffers), inputs)  # type: ignore[arg-type]
         return _finished(fn(*args, **kwargs))
 
-    def call_from(self, fn: Callable[..., Any], file: Any) -> Any:
+    def call_from(self, fn: Callable[..., Any], file: Any, inputs: CallInputs | None = None) -> Any:
         """Calls with arguments that are read from a file, as `values.load_from` reads them."""
-        args, kwargs = self._arguments(lambda: pickle.load(file))
+        buffers = inputs.buffers() if inputs is not None else None
+        args, kwargs = self._arguments(lambda: pickle.load(file, buffers=buffers), inputs)
         return _finished(fn(*args, **kwargs))
 
     def run_initializer(self, code_hash: str, blob: bytes, bundles: tuple[str, ...], entry: Entry) -> None:
@@ -264,10 +279,16 @@ class Loader:
         name = module.__name__
         self._memory.add(name, items_behind([vars(module)], None, lambda owner: owner == name))
 
-    def _arguments(self, read: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _arguments(self, read: Callable[[], Any], inputs: CallInputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
             with Collected() as made:
-                args, kwargs = read()
+                if inputs is None:
+                    args, kwargs = read()
+                else:
+                    with fed(inputs.take):
+                        args, kwargs = read()
+        except InputLost:
+            raise
         except BaseException as error:
             raise ArgumentsUndecodable(
                 f"the task's arguments could not be unpickled on the node: {type(error).__name__}: {error}"

@@ -83,8 +83,10 @@ class Packer:
         """The bundle of a hash that `code_for` or `pack_call` named."""
         return self._store.bundle(wanted)
 
-    def pack_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Entry, tuple[str, ...]]:
-        """The arguments as an entry, and the bundles that they need.
+    def pack_call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Any] | None = None
+    ) -> tuple[Entry, tuple[str, ...]]:
+        """The arguments as an entry, and the bundles that they need. `inputs` as in `CodePickler`.
 
         What pickling raises is raised, with a note that names the argument.
         """
@@ -93,25 +95,30 @@ class Packer:
         if is_simple((args, kwargs)):
             return pickle.dumps((args, kwargs), PROTOCOL), ()
         try:
-            entry, modules = pickle_value((args, kwargs))
+            entry, modules = pickle_value((args, kwargs), inputs)
         except Exception as error:
             _blame(error, args, kwargs)
             raise
         return entry, self._needs_of(modules).bundles
 
     def pack_call_into(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], write: Callable[[Buffer], object]
-    ) -> tuple[str, ...]:
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], write: Callable[[Buffer], object],
+        inputs: list[Any] | None = None, take: Callable[[pickle.PickleBuffer], bool] | None = None,
+    ) -> tuple[str, ...]:  # fmt: skip
         """`pack_call` for large arguments: writes the bytes entry piece by piece, and makes no second copy of it.
 
         A piece that is not `bytes` is a view of an argument: send or copy it before `write` returns. The node reads
         them with `load_from`, which gives `(args, kwargs)`.
         """
         try:
-            modules = write_value((args, kwargs), write)
+            modules = write_value((args, kwargs), write, inputs, take)
         except Exception as error:
             _blame(error, args, kwargs)
             raise
+        return self._needs_of(modules).bundles
+
+    def bundles_of(self, modules: set[str]) -> tuple[str, ...]:
+        """The bundles that these modules of the user need."""
         return self._needs_of(modules).bundles
 
     def _pack(self, fn: Callable[..., Any]) -> Code:
@@ -185,7 +192,7 @@ def _blame(error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
     named += [(f"Argument {name!r}", value) for name, value in kwargs.items()]
     for name, value in named:
         try:
-            write_value(value, lambda _: None)
+            write_value(value, lambda _: None, [])
         except Exception:  # noqa: BLE001 - it is the error at hand, or one like it
             error.add_note(f"{name}, of type {type_name(type(value))}, cannot be pickled.")
             return

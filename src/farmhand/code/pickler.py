@@ -12,10 +12,12 @@ import functools
 import io
 import pickle
 import types
+from collections.abc import Callable
 from typing import Any, Final
 
 from cloudpickle import cloudpickle as cp
 
+from farmhand.code import inputs as code_inputs
 from farmhand.code.classes import claim, reduce_class
 from farmhand.code.namespaces import Namespace, make_namespace
 from farmhand.code.origin import Origin, code_imports, origin_of, reference_module
@@ -49,14 +51,18 @@ class CodePickler(cp.Pickler):  # type: ignore[misc,unused-ignore]
 
     dispatch_table = _reducers
 
-    def __init__(self, file: Any, *, sealed: bool = True) -> None:
+    def __init__(self, file: Any, *, sealed: bool = True, inputs: list[Any] | None = None,
+                 buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> None:  # fmt: skip
+        """`inputs` takes what is noted for each input that is met; without it an input cannot be pickled."""
         if _registered != copyreg.dispatch_table:
             _refresh_reducers()
         # Not cloudpickle's own: it adds nothing but time.
-        pickle.Pickler.__init__(self, file, PROTOCOL)
+        pickle.Pickler.__init__(self, file, PROTOCOL, buffer_callback=buffer_callback)
         self.globals_ref: dict[int, Any] = {}
         self.modules: set[str] = set()
         self._sealed = sealed
+        self._inputs = inputs
+        self._numbers: dict[int, int] = {}
         self._namespaces: dict[int, Namespace] = {}
 
     # typing_extensions' override would be a dependency for one decorator; C calls this method by its name.
@@ -71,11 +77,20 @@ class CodePickler(cp.Pickler):  # type: ignore[misc,unused-ignore]
             return self._reduce_wrapper(obj)
         if issubclass(kind, MODULE_TYPE):
             return self._reduce_module(obj)
+        if kind in code_inputs.kinds and self._inputs is not None:
+            return self._reduce_input(code_inputs.kinds[kind](obj))
         # An object may reduce to a name in its class's module, and then nothing else tells that the module is needed.
         module = kind.__module__
         if module not in self.modules and origin_of(module) is Origin.USER:
             self.modules.add(module)
         return NotImplemented
+
+    def _reduce_input(self, noted: Any) -> Any:
+        assert self._inputs is not None
+        number = self._numbers.setdefault(id(noted), len(self._inputs))
+        if number == len(self._inputs):
+            self._inputs.append(noted)  # which keeps it alive, and so its id its own
+        return code_inputs.take_input, (number,)
 
     def _by_reference(self, obj: Any) -> bool:
         module = reference_module(obj)
@@ -142,10 +157,10 @@ def pickle_code(obj: Any) -> tuple[bytes, set[str]]:
         return file.getvalue(), pickler.modules
 
 
-def pickle_value(obj: Any) -> tuple[bytes, set[str]]:
-    """A value as bytes, and the user's modules that it needs."""
+def pickle_value(obj: Any, inputs: list[Any] | None = None) -> tuple[bytes, set[str]]:
+    """A value as bytes, and the user's modules that it needs. `inputs` as in `CodePickler`."""
     with io.BytesIO() as file:
-        pickler = CodePickler(file)
+        pickler = CodePickler(file, inputs=inputs)
         pickler.dump(obj)
         return file.getvalue(), pickler.modules
 

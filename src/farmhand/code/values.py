@@ -137,11 +137,16 @@ class Sink:
         return memoryview(data).nbytes
 
 
-def write_value(value: Any, write: Callable[[Buffer], object]) -> set[str]:
+def write_value(
+    value: Any,
+    write: Callable[[Buffer], object],
+    inputs: list[Any] | None = None,
+    take: Callable[[pickle.PickleBuffer], bool] | None = None,
+) -> set[str]:
     """Pickles a value piece by piece and holds no second copy of it. Returns the user's modules that it needs."""
     from farmhand.code.pickler import CodePickler
 
-    pickler = CodePickler(Sink(write))
+    pickler = CodePickler(Sink(write), inputs=inputs, buffer_callback=take)
     pickler.dump(value)
     return pickler.modules
 
@@ -156,24 +161,20 @@ def load_from(file: Any) -> Any:
 
 def pack_result(value: Any) -> Entry:
     """A task's value as an entry. What pickling raises is raised, with a note that names the type."""
+    return pack_value(value)[0]
+
+
+def pack_value(value: Any) -> tuple[Entry, set[str]]:
+    """The same with the user's modules that the entry needs."""
     single = (value,)
     if is_plain(single):
-        return single
+        return single, set()
     if is_simple(value):
-        return pickle.dumps(value, PROTOCOL)
+        return pickle.dumps(value, PROTOCOL), set()
     from farmhand.code.pickler import pickle_value
 
     try:
-        return pickle_value(value)[0]
-    except Exception as error:
-        note_result(error, value)
-        raise
-
-
-def write_result(value: Any, write: Callable[[Buffer], object]) -> None:
-    """`pack_result` for a large value: writes it piece by piece. It is read back with `load_from`."""
-    try:
-        write_value(value, write)
+        return pickle_value(value)
     except Exception as error:
         note_result(error, value)
         raise

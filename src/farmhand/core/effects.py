@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from farmhand.core.feeding import Unfed
 from farmhand.core.tasks import Batch, Task
 from farmhand.model.ids import LaneId
 from farmhand.model.outcome import Mark
@@ -50,4 +51,4 @@ class CheckLane(msgspec.Struct, frozen=True, gc=False):
     lane: LaneId
 
 
-Effect = Send | Delivered | Ended | Running | Stop | CheckLane
+Effect = Send | Delivered | Ended | Unfed | Running | Stop | CheckLane

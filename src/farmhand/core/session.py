@@ -6,7 +6,7 @@ that it has given up, or keep a task waiting that nothing will ever bring back.
 
 Rule 1: an attempt is a token. Only a report that carries the token under which a task is out now may end it.
 Rule 2: every token is closed exactly once: by reports for all its indices, by a loss, or by a refusal.
-Rule 3: a task is in one place: a backlog, the back-off heap, or one batch.
+Rule 3: a task is in one place: a backlog, the back-off heap, one batch, or among those that wait for inputs (`feeding`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from farmhand.core.effects import CheckLane, Delivered, Effect, Ended, Running, Send, Stop
+from farmhand.core.feeding import Feeding
 from farmhand.core.tasks import Batch, Counts, Group, Task, TaskState, Window
 from farmhand.model import limits
 from farmhand.model.ids import LaneId, Token
@@ -37,6 +38,7 @@ class Session:
 
     def __init__(self, secret: bytes, bound: int = 0) -> None:
         self.counts = Counts()
+        self.feeding = Feeding()
         self.batches: dict[Token, Batch] = {}
         self.windows: dict[LaneId, Window] = {}
         self.families: dict[tuple[Token, int], Family] = {}  # of the tasks that have submitted, by attempt and index
@@ -64,12 +66,15 @@ class Session:
         return found
 
     def on_submitted(self, group: Group, tasks: Iterable[Task]) -> None:
-        """Accept tasks of one group. `plan` sends them when there is room."""
-        before = len(group.backlog)
+        """Accept tasks of one group. `plan` sends them when there is room. Their inputs were submitted before."""
+        tasks = list(tasks)
+        self.counts.submitted += len(tasks)
+        admit = self.feeding.admit
+        self._queue(group, [task for task in tasks if task.links is None or admit(task)])
+
+    def _queue(self, group: Group, tasks: list[Task]) -> None:
         group.backlog.extend(tasks)
-        added = len(group.backlog) - before
-        group.waiting += added
-        self.counts.submitted += added
+        group.waiting += len(tasks)
         self._activate(group)
 
     def _activate(self, group: Group) -> None:
@@ -86,8 +91,9 @@ class Session:
             window.slots = slots
 
     def plan(self, now: float) -> list[Effect]:
-        """Batches to publish now. Call it after any other event."""
-        effects: list[Effect] = []
+        """Batches to publish now, and who has ended with an input. Call it after any other event."""
+        effects: list[Effect] = [*self.feeding.tell()]
+        self.counts.failed += len(effects)
         if self._refused:
             if now < self._probe_at:
                 return effects
@@ -141,6 +147,8 @@ class Session:
         group.waiting -= len(tasks)
         if not group.waiting:
             backlog.clear()  # only cancelled tasks are left in it
+        if tasks:
+            self.feeding.follow(tasks, group)
         return tasks
 
     def _open(self, group: Group, window: Window, tasks: list[Task], now: float) -> Batch:
@@ -239,7 +247,11 @@ class Session:
                 self.counts.stale += 1
             elif mark is None:
                 self._finish(batch, task)
+                task.succeeded = True
                 values.append((task, position))
+                if task.links is not None:
+                    for freed in self.feeding.on_value(task):
+                        self._queue(freed.group, [freed])
             else:
                 effects += self._on_mark(batch, task, mark, position if has_body else -1, report, now)
             position += has_body
@@ -302,6 +314,7 @@ class Session:
         self, batch: Batch, task: Task, mark: Mark, position: int = -1, node: str = "", slot: int = -1
     ) -> list[Effect]:
         self._finish(batch, task)
+        self.feeding.on_ended(task)
         if mark.kind is Kind.KILLED:
             self.counts.cancelled += 1
         else:
@@ -337,12 +350,13 @@ class Session:
             self._stops.pop((task.token, task.index), None)
             return self._end(batch, task, Mark(task.index, Kind.KILLED))
         self._leave(batch, task)
-        task.to(TaskState.WAITING)
         self.counts.rerun += 1
-        self._queue_first(task)
+        self._queue_again(task)
         return []
 
-    def _queue_first(self, task: Task) -> None:
+    def _queue_again(self, task: Task) -> None:
+        if not self.feeding.on_back(task):
+            return
         task.group.backlog.appendleft(task)
         task.group.waiting += 1
         self._activate(task.group)
@@ -369,7 +383,9 @@ class Session:
         else:
             if task.state is TaskState.WAITING:
                 task.group.waiting -= 1
+            self.feeding.forget(task)
             task.to(TaskState.DONE)
+        self.feeding.on_ended(task)
         self.counts.cancelled += 1
         return True, effects
 
@@ -407,8 +423,7 @@ class Session:
         while self._backoff and self._backoff[0][0] <= now:
             task = heapq.heappop(self._backoff)[2]
             if task.state is TaskState.BACKOFF:
-                task.to(TaskState.WAITING)
-                self._queue_first(task)
+                self._queue_again(task)
         return self._repeat_stops(now) + self._check_lanes(now)
 
     def _repeat_stops(self, now: float) -> list[Effect]:
@@ -456,6 +471,7 @@ class Session:
         found = [task for batch in self.batches.values() for task in batch.tasks if task is not None]
         groups = [group for window in self.windows.values() for group in window.rounds]
         found += [task for group in groups for task in group.backlog if task.state is TaskState.WAITING]
+        found += [*self.feeding.blocked, *self.feeding.starved]
         return found + [task for _, _, task in self._backoff if task.state is TaskState.BACKOFF]
 
     @property

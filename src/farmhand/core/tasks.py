@@ -1,8 +1,8 @@
 """The records that a session keeps: tasks, the groups they batch in, and the batches under way.
 
-WAITING  --plan-->  SENT  --started-->  RUNNING  --report-->  DONE
-   ^                 |                     |
-   +---- BACKOFF <---+---------------------+   lost, returned, or a retry
+BLOCKED  --inputs-->  WAITING  --plan-->  SENT  --started-->  RUNNING  --report-->  DONE
+                         ^                 |                     |
+                         +---- BACKOFF <---+---------------------+   lost, returned, or a retry
 
 `TRANSITIONS` is that picture as a table; `Task.to` refuses everything else.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,22 +31,38 @@ class TaskState(enum.IntEnum):
     RUNNING = 2  # a node has said so
     BACKOFF = 3  # waits for its next try
     DONE = 4  # has its outcome
+    BLOCKED = 5  # waits for the value of another task
 
 
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
-    TaskState.WAITING: frozenset({TaskState.SENT, TaskState.DONE}),
-    TaskState.SENT: frozenset({TaskState.RUNNING, TaskState.WAITING, TaskState.BACKOFF, TaskState.DONE}),
-    TaskState.RUNNING: frozenset({TaskState.WAITING, TaskState.BACKOFF, TaskState.DONE}),
-    TaskState.BACKOFF: frozenset({TaskState.WAITING, TaskState.DONE}),
+    TaskState.BLOCKED: frozenset({TaskState.WAITING, TaskState.SENT, TaskState.DONE}),
+    TaskState.WAITING: frozenset({TaskState.SENT, TaskState.BLOCKED, TaskState.DONE}),
+    TaskState.SENT: frozenset(
+        {TaskState.RUNNING, TaskState.WAITING, TaskState.BLOCKED, TaskState.BACKOFF, TaskState.DONE}
+    ),
+    TaskState.RUNNING: frozenset({TaskState.WAITING, TaskState.BLOCKED, TaskState.BACKOFF, TaskState.DONE}),
+    TaskState.BACKOFF: frozenset({TaskState.WAITING, TaskState.BLOCKED, TaskState.DONE}),
     TaskState.DONE: frozenset(),
 }
+
+
+class Links:
+    """What ties a task to others. `inputs` are looked at once, when the session gets the task."""
+
+    __slots__ = ("dependents", "inputs", "unfed", "waits")
+
+    def __init__(self, inputs: Iterable[Task] = ()) -> None:
+        self.inputs: tuple[Task, ...] = tuple(dict.fromkeys(inputs))
+        self.waits = 0  # inputs without a value
+        self.dependents: list[Task] = []  # that wait for this task's value
+        self.unfed: Task | None = None  # the input, near or far, that has ended without a value
 
 
 class Task:
     """One call. `cargo` is whatever the shell keeps with it (a future, packed arguments); the core never looks inside."""
 
-    __slots__ = ("attempts", "careful", "cargo", "deaths", "failures", "group", "index", "killing", "losses", "size",
-                 "state", "token")  # fmt: skip
+    __slots__ = ("attempts", "careful", "cargo", "deaths", "failures", "group", "index", "killing", "links", "losses",
+                 "size", "state", "succeeded", "token")  # fmt: skip
 
     def __init__(self, group: Group, size: int, cargo: Any) -> None:
         self.group = group
@@ -61,6 +77,8 @@ class Task:
         self.losses = 0  # nodes lost without proof that it was running
         self.careful = False  # travels alone and is announced before it runs
         self.killing = False
+        self.succeeded = False  # DONE with a value
+        self.links: Links | None = None  # to inputs and dependents, if it has any
 
     def to(self, state: TaskState) -> None:
         """Move to `state`."""
@@ -89,14 +107,20 @@ class Group:
         mean = seconds / count
         self.mean = mean if self.mean < 0 else self.mean + limits.DURATION_WEIGHT * (mean - self.mean)
 
-    def batch_size(self, slots: int) -> int:
-        """Tasks for the next message: about BATCH_SECONDS of work, shared out among the slots when little is left."""
+    def most(self) -> int:
+        """Tasks for a message at most: about BATCH_SECONDS of work."""
         if self.mean < 0 or self.mean > limits.LONG_TASK_S or self.profile.state.process:
             return 1
-        mean = max(self.mean, 1e-7)
+        return max(1, min(int(limits.BATCH_SECONDS / max(self.mean, 1e-7)), limits.BATCH_TASKS_MAX))
+
+    def batch_size(self, slots: int) -> int:
+        """Tasks for the next message, shared out among the slots when little is left."""
+        most = self.most()
+        if most == 1:
+            return 1
         share = -(-self.waiting // max(slots, 1))
-        worthwhile = int(limits.SPLIT_SECONDS / mean)
-        return max(1, min(int(limits.BATCH_SECONDS / mean), limits.BATCH_TASKS_MAX, max(share, worthwhile)))
+        worthwhile = int(limits.SPLIT_SECONDS / max(self.mean, 1e-7))
+        return max(1, min(most, max(share, worthwhile)))
 
 
 class Batch:

@@ -66,6 +66,7 @@ class Connection:
         self._closed = False
         self._link: Link | None = None
         self._out: list[bytes | bytearray | memoryview] = []
+        self.bytes_in = 0  # of payloads that have come
         self._out_bytes = 0  # of payloads in `_out`
         self._flush_due = False
         self.writable = asyncio.Event()
@@ -263,6 +264,7 @@ class Connection:
     def on_msg(self, sid: int, msg: Msg) -> None:
         """For the link: hand a message to its subscription."""
         sub = self._subs.get(sid)
+        self.bytes_in += len(msg.data)
         if sub is None:
             return
         try:

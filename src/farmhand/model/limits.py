@@ -44,6 +44,12 @@ BATCHES_PER_SLOT: Final = 3  # published per slot: one running, one prefetched, 
 WINDOW_MIN: Final = 2  # batches, before the steward has said how many slots there are
 GROUPS_MAX: Final = 4096  # functions with options whose durations are remembered
 INLINE_BYTES_MAX: Final = 128 * 1024  # an argument or result larger than this travels as a blob
+INPUT_BYTES_INLINE_MAX: Final = 1 * MB  # small values of inputs in one message; a call may join thousands of them
+SHARED_BYTES_MIN: Final = 256 * 1024  # memory of an argument from here on is stored once for all calls that have it
+SHARED_KNOWN_MAX: Final = 1024  # such memories that a client remembers before it forgets those that are gone
+SHARED_KEPT_S: Final = 1.0  # memory that a call had is kept so long for the next: a loop of short calls stores it once
+SHARED_KEPT_BYTES: Final = 256 * MB  # of such memory that no call needs
+INPUT_CACHE_BYTES: Final = 2048 * MB  # values of inputs that a node keeps for further calls, beyond those in use
 EXCEPTION_BYTES_MAX: Final = (
     6 * MB
 )  # a larger one is reported in words; with what it is sent with it must fit a message

@@ -16,7 +16,7 @@ from farmhand.model import limits
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import BlobRef, Mark
 
-PROTOCOL: Final = 2  # raised when a peer of the old number would misread a message
+PROTOCOL: Final = 3  # raised when a peer of the old number would misread a message
 _LENGTH: Final = struct.Struct(">I")
 _HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
 
@@ -57,8 +57,22 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
         return [code for code in (self.code, *self.bundles, self.initializer, self.initargs, self.environment) if code]
 
 
+class Feed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Where one call of a batch finds values that are not among its arguments.
+
+    A place below the batch's `count` is the call at that index, which is ahead of this one. Others are entries of the body
+    behind the calls, or the blob of that index.
+    """
+
+    index: int  # of the call
+    places: tuple[int, ...]
+    buffers: int = (
+        0  # so many of the last places are memory of its arguments, pickled out of band; the others are inputs
+    )
+
+
 class Work(msgspec.Struct, array_like=True):
-    """Header of a batch on `work.<lane>.<session>`. The body has `count` packed calls."""
+    """Header of a batch on `work.<lane>.<session>`. The body has `count` packed calls, and then values for them."""
 
     protocol: int
     session: str
@@ -68,10 +82,11 @@ class Work(msgspec.Struct, array_like=True):
     expected: float = 0.0  # seconds of work, 0 when unknown
     alone: bool = False  # announce the start before running: an earlier attempt was lost
     attempt: int = 1  # for people: the highest attempt number in the batch
-    blobs: tuple[BlobRef, ...] = ()
+    blobs: tuple[BlobRef, ...] = ()  # arguments and, from `count` on, values for `feeds` that travel beside the message
     origin: tuple[Run, ...] = ()  # of a named session's tasks, in order of index; reports repeat it
     numbers: tuple[int, ...] = ()  # for people: which tasks of the session these are, see `span_of`
     depth: int = 0  # how many tasks submitted one another above these
+    feeds: tuple[Feed, ...] = ()
 
 
 class Report(msgspec.Struct, array_like=True):
@@ -148,6 +163,7 @@ class Control(msgspec.Struct, array_like=True):
 
     kill: tuple[tuple[int, int], ...] = ()  # (token, index) to stop if running, to drop if not
     gone: bool = False  # the session has ended: stop everything of it
+    unwanted: tuple[str, ...] = ()  # large values that no call to come needs
 
 
 class Holding(msgspec.Struct, array_like=True, frozen=True):

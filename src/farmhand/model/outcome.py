@@ -47,3 +47,5 @@ class BlobRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
     id: str
     size: int
     path: str = ""  # set when every node of the farm shares this machine's memory file system
+    mapped: bool = False  # its large buffers lie behind the pickle; see `code.container`
+    name: str = ""  # for people, of a value that several calls may use

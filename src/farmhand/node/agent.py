@@ -28,6 +28,7 @@ from farmhand.model.outcome import Kind, Mark
 from farmhand.model.peers import mismatch, readable_work
 from farmhand.node import processes, slotwire
 from farmhand.node.beat import beat_of, holdings_of
+from farmhand.node.cargo import Cargo
 from farmhand.node.children import Children
 from farmhand.node.codecache import CodeCache
 from farmhand.node.config import Config
@@ -43,17 +44,6 @@ log = logging.getLogger("farmhand.node")
 
 _read_result = msgspec.msgpack.Decoder(slotwire.SlotResult).decode
 _read_slot_output = msgspec.msgpack.Decoder(slotwire.SlotOutput).decode
-
-
-class Cargo(msgspec.Struct):
-    """What the agent keeps with a held message."""
-
-    frame: bytes | memoryview
-    ack: str
-    files: dict[int, str] = {}
-    timers: list[asyncio.TimerHandle] = []
-    slot: int = -1  # that runs it, or did
-    name: str = ""  # of this run, in the names of its large values: another run of the same attempt has another
 
 
 class Agent:
@@ -302,7 +292,7 @@ class Agent:
         self.carry_out(self.holder.on_reported(slot.number, header.count, self._loop.time()))
 
     async def _report_with_files(self, held: holding.Held, report: Report, body: bytes,
-                                 files: Iterable[tuple[int, str, int]]) -> None:  # fmt: skip
+                                 files: Iterable[tuple[int, str, int, bool]]) -> None:  # fmt: skip
         try:
             report.blobs = await self.spool.upload(held.cargo.name, held.work, files)
         except (errors.EngineError, OSError) as error:
@@ -452,6 +442,8 @@ class Agent:
 
     def _on_session_control(self, msg: Msg) -> None:
         control = messages.read_control(msg.data)
+        if control.gone or control.unwanted:
+            self.spool.forget(msg.subject.split(".")[1], control.unwanted)
         if control.gone:
             self.carry_out(self.holder.on_session_gone(msg.subject.split(".")[1]))
         for token, index in control.kill:

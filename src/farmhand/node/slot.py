@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 import msgspec
 
+from farmhand.code.container import write_mapped_result
 from farmhand.code.failure import pack_exception, say_exception
 from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
-from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
+from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values
 from farmhand.errors import OtherPython, ResultTooLarge, TaskFailed
 from farmhand.model import limits
 from farmhand.model.environment import Recipe
@@ -36,6 +37,7 @@ from farmhand.model.outcome import Kind, Mark
 from farmhand.node import environment, parent, slotwire
 from farmhand.node.output import Printer
 from farmhand.node.parent import Door
+from farmhand.node.slotinputs import Feeding
 from farmhand.node.threads import Threads
 
 if TYPE_CHECKING:
@@ -58,12 +60,13 @@ class Batch:
         self.body = body
         self.entries: list[Any] = []
         self.files = dict(run.files)
+        self.feeding: Feeding | None = None
         self.pending = deque(range(work.count))
         self.dropped = set(run.dropped)
         self.first = 0  # first index not sent yet
         self.values: list[Any] = []  # packed results and exceptions, in order of index
         self.marks: list[Mark] = []
-        self.out_files: list[tuple[int, str, int]] = []
+        self.out_files: list[tuple[int, str, int, bool]] = []
         self.count = 0  # indices ended since `first`
         self.bytes = 0
         self.seconds = 0.0
@@ -170,6 +173,8 @@ class Slot:
         self.door.begin(batch.work, batch.run.results)
         try:
             batch.entries = unpack_values(batch.body)
+            if batch.work.feeds:
+                batch.feeding = Feeding(batch.work, batch.entries, batch.files)
             code = self._prepare(batch.work.session, batch.work.profile)
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             self._refuse(batch, error)
@@ -180,9 +185,10 @@ class Slot:
                     index = batch.pending.popleft()
                 except IndexError:
                     break
-                if index in batch.dropped:
+                lacking = batch.feeding is not None and batch.feeding.lacks(index)
+                if lacking or index in batch.dropped:
                     with self._lock:
-                        batch.marks.append(Mark(index, Kind.KILLED))
+                        batch.marks.append(Mark(index, Kind.RETURNED if lacking else Kind.KILLED))
                         batch.count += 1
                     continue
                 self._run_one(batch, code, index)
@@ -191,6 +197,8 @@ class Slot:
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
+        if batch.feeding is not None:
+            batch.feeding.close()
 
     def _run_one(self, batch: Batch, code: Loaded, index: int) -> None:
         """One call, from its entry to its packed result. Whatever it raises is its result."""
@@ -200,14 +208,7 @@ class Slot:
         mark: Mark | None = None
         size = 32
         try:
-            entry = batch.entries[index]
-            batch.entries[index] = None  # so that a large argument is free while the next task runs
-            if index in batch.files:
-                with Path(batch.files[index]).open("rb") as file:
-                    value = self._loader.call_from(self._loader.begin(code, batch.work.profile.state), file)
-            else:
-                value = self._loader.call(self._loader.begin(code, batch.work.profile.state), entry)
-            del entry
+            value = self._call(batch, code, index)
             kind = value.__class__
             if kind in _ATOMS or (kind is int and -PLAIN_INT_MAX < value < PLAIN_INT_MAX):
                 packed: Any = (value,)
@@ -216,6 +217,8 @@ class Slot:
                     _check_readable(value, self._reader[1])
                 packed, size = self._pack(batch, index, value)
             del value
+            if batch.feeding is not None:
+                batch.feeding.keep(index, packed, batch.out_files[-1][1] if packed is None else "")
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
             mark = Mark(index, Kind.RAISED, _in_a_line(error))
             packed = _pack_error(error, self._reader[1])
@@ -239,6 +242,16 @@ class Slot:
         if batch.pending and (now >= batch.flush_at or batch.bytes >= _FLUSH_BYTES):
             self._flush(batch)
 
+    def _call(self, batch: Batch, code: Loaded, index: int) -> Any:
+        inputs = batch.feeding.feed_of(index) if batch.feeding is not None else None
+        entry = batch.entries[index]
+        batch.entries[index] = None  # so that a large argument is free while the next task runs
+        fn = self._loader.begin(code, batch.work.profile.state)
+        if index not in batch.files:
+            return self._loader.call(fn, entry, inputs)
+        with Path(batch.files[index]).open("rb") as file:
+            return self._loader.call_from(fn, file, inputs)
+
     def _pack(self, batch: Batch, index: int, value: Any) -> tuple[Any, int]:
         """The result's entry, or a file beside the message for a large one."""
         if estimate_size((value,), {}) >= limits.INLINE_BYTES_MAX:
@@ -251,7 +264,7 @@ class Slot:
         if size >= limits.INLINE_BYTES_MAX:
             path = self._spool_path(batch, index)
             path.write_bytes(packed)
-            batch.out_files.append((index, str(path), size))
+            batch.out_files.append((index, str(path), size, False))
             return None, 64
         return packed, size
 
@@ -259,13 +272,13 @@ class Slot:
         path = self._spool_path(batch, index)
         try:
             with path.open("wb") as file:
-                write_result(value, file.write)
+                mapped = write_mapped_result(value, file.write)
                 size = file.tell()
             _check_size(batch, size)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        batch.out_files.append((index, str(path), size))
+        batch.out_files.append((index, str(path), size, mapped))
         return None, 64
 
     def _spool_path(self, batch: Batch, index: int) -> Path:

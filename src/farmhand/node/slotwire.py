@@ -65,7 +65,7 @@ class SlotResult(msgspec.Struct, array_like=True):
     marks: tuple[Mark, ...]
     seconds: float
     cpu: float
-    files: tuple[tuple[int, str, int], ...] = ()  # (index, path, bytes) of large results
+    files: tuple[tuple[int, str, int, bool], ...] = ()  # large results: index, path, bytes, `BlobRef.mapped`
 
 
 class SlotOutput(msgspec.Struct, array_like=True):

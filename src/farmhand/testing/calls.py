@@ -7,7 +7,7 @@ A call's fate is what its code does each time that it runs: `ok`, `raise`, `cras
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from farmhand.core.family import Child
 
@@ -18,11 +18,20 @@ DOOM: Final = "doom"
 HANG: Final = "hang"
 
 
+class Made(NamedTuple):
+    """A value: which run of which call gave it, and which values that run got."""
+
+    call: Call
+    run: int
+    got: tuple[Any, ...] = ()
+
+
 class Call:
     """One call of a session. `outcome` is what its future would show; effects are counted when it runs."""
 
     __slots__ = (
-        "blamable", "brood", "fates", "group", "number", "outcome", "runs", "seconds", "session", "size", "task", "waits",
+        "blamable", "brood", "fates", "group", "inputs", "number", "outcome", "picks", "runs", "seconds", "session", "size",
+        "task", "value", "waits",
     )  # fmt: skip
 
     def __init__(self, session: str, number: int, fates: tuple[str, ...], seconds: float, size: int) -> None:
@@ -38,6 +47,9 @@ class Call:
         self.task: Any = None
         self.brood: Callable[[], list[Call]] | None = None  # what it submits, new each time that it runs
         self.waits = True  # for these
+        self.picks: tuple[int, ...] = ()  # how far back among the session's calls its inputs are
+        self.inputs: list[Call] = []
+        self.value: Made | None = None  # of its outcome
 
     def next_fate(self) -> str:
         """What this run's code does."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
 from farmhand.core.family import Families
-from farmhand.core.tasks import Batch, Group, Task
+from farmhand.core.feeding import Unfed
+from farmhand.core.tasks import Batch, Group, Links, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, kill_on_loss
-from farmhand.model.messages import Control, LaneTable, Profile, Report, SessionBeat, Started, State, Work
+from farmhand.model.messages import Control, Feed, LaneTable, Profile, Report, SessionBeat, Started, State, Work
 from farmhand.model.needs import Lane
 from farmhand.model.nested import Nested
 from farmhand.model.outcome import Kind
@@ -21,6 +22,7 @@ from farmhand.testing import nested
 from farmhand.testing.actor import TIMEOUT, Request, Sleep, Steps
 from farmhand.testing.calls import Call, call_of
 from farmhand.testing.engine import FULL
+from farmhand.testing.invariants import require
 from farmhand.testing.publisher import Publisher, Storing
 
 if TYPE_CHECKING:
@@ -103,7 +105,10 @@ class SimClient(Storing):
         for call in calls:
             call.group = self.groups.index(group)
             call.task = Task(group, call.size, call)
-        self.calls += calls
+            call.inputs = [self.calls[-back] for back in call.picks if back <= len(self.calls)]
+            if call.inputs:
+                call.task.links = Links(other.task for other in call.inputs)
+            self.calls.append(call)
         self.open += len(calls)
         self.core.on_submitted(group, [call.task for call in calls])
         self._need_lane(group.lane)
@@ -141,6 +146,8 @@ class SimClient(Storing):
                 case core.Ended():
                     self.world.invariants.on_ended(self, effect, report)
                     nested.on_ended(self, effect)
+                case Unfed():
+                    self.world.invariants.on_unfed(effect)
                 case core.Running():
                     nested.on_running(effect)
                 case core.Stop():
@@ -154,10 +161,11 @@ class SimClient(Storing):
     def _send(self, batch: Batch) -> None:
         group, tasks = batch.group, batch.tasks
         self.world.invariants.on_sent(self, batch)
-        body = [call_of(task) for task in tasks]
+        body: list[Any] = [call_of(task) for task in tasks]
+        feeds = self._feeds(batch, body)
         alone = any(task is not None and task.careful for task in tasks)
         work = Work(messages.PROTOCOL, self.name, batch.token, batch.count, group.profile, 0.0, alone, batch.attempt,
-                    depth=group.depth)  # fmt: skip
+                    depth=group.depth, feeds=feeds)  # fmt: skip
 
         def done(sequence: int, problem: str) -> None:
             if problem:
@@ -177,6 +185,23 @@ class SimClient(Storing):
             self._need_lane(lane)
         self._carry_out(started, None, [])
         self._pump()
+
+    def _feeds(self, batch: Batch, body: list[Any]) -> tuple[Feed, ...]:
+        """As `farmhand.client.inputs.Freight`: values that are known go into the message."""
+        feeds = []
+        for index, task in enumerate(batch.tasks):
+            if task is None or not task.cargo.inputs:
+                continue
+            places = []
+            for call in task.cargo.inputs:
+                if call.value is not None:
+                    places.append(len(body))
+                    body.append(call.value)
+                else:
+                    require(call.task.token == batch.token, "a task is sent ahead of its input", task.cargo, call)
+                    places.append(call.task.index)
+            feeds.append(Feed(index, tuple(places)))
+        return tuple(feeds)
 
     # ---- lanes
 

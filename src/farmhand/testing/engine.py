@@ -15,7 +15,6 @@ from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Report, Work
 from farmhand.testing.actor import Actor
-from farmhand.testing.calls import Call
 from farmhand.testing.publisher import Storing
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class StoredWork:
 
     __slots__ = ("body", "deadline", "holder", "lane", "msg_id", "sequence", "session", "work")
 
-    def __init__(self, sequence: int, lane: LaneId, work: Work, body: list[Call | None], msg_id: str) -> None:
+    def __init__(self, sequence: int, lane: LaneId, work: Work, body: list[Any], msg_id: str) -> None:
         self.sequence = sequence
         self.lane = lane
         self.work = work
@@ -91,7 +90,7 @@ class Engine:
 
     # ---- WORK
 
-    def publish_work(self, client: SimClient, number: int, lane: LaneId, work: Work, body: list[Call | None]) -> None:
+    def publish_work(self, client: SimClient, number: int, lane: LaneId, work: Work, body: list[Any]) -> None:
         """A session publishes a batch."""
         msg_id = f"{work.token:x}"
         sequence = self._work_ids.get(msg_id, 0)

@@ -10,13 +10,14 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from farmhand.core import session as core
+from farmhand.core.feeding import Unfed
 from farmhand.core.holding import Held, HeldState
 from farmhand.core.tasks import Batch, Group, Task, TaskState
 from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Report
 from farmhand.model.outcome import Kind
-from farmhand.testing.calls import HANG, OK, RAISE, Call, call_of
+from farmhand.testing.calls import HANG, OK, RAISE, Call, Made, call_of
 
 if TYPE_CHECKING:
     from farmhand.testing.client import SimClient
@@ -60,10 +61,13 @@ class Invariants:
         """Tasks have succeeded."""
         assert report is not None
         for task, position in effect.values:
-            require(task.token == report.token, "P3: a stale attempt ended a task", call_of(task), report)
-            require(body[position] is call_of(task), "a task got the value of another", call_of(task), body[position])
-            require(OK in call_of(task).fates, "a task that never succeeds has succeeded", call_of(task))
-            self.on_outcome(call_of(task), "SUCCEEDED")
+            call = call_of(task)
+            require(task.token == report.token, "P3: a stale attempt ended a task", call, report)
+            made: Made | None = body[position]
+            require(made is not None and made.call is call, "a task got the value of another", call, made)
+            call.value = made
+            require(OK in call.fates, "a task that never succeeds has succeeded", call)
+            self.on_outcome(call, "SUCCEEDED")
 
     def on_ended(self, client: SimClient, effect: core.Ended, report: Report | None) -> None:
         """A task has ended otherwise."""
@@ -94,6 +98,22 @@ class Invariants:
         """A child was accepted."""
         require(parent.outcome is None, "a child of a parent that has ended", parent, call)
         require(parent.runs > 0, "a child of a parent that has not run", parent, call)
+
+    def on_unfed(self, effect: Unfed) -> None:
+        """A task has ended because of an input."""
+        call: Call = effect.task.cargo
+        cause: Call = effect.cause.cargo
+        require(cause.outcome not in (None, "SUCCEEDED"), "a task ended for an input that has not failed", call, cause)
+        require(cause.outcome != "UNFED", "an input that did not run is named as the cause", call, cause)
+        require(any(other.task is effect.cause or other.outcome in (None, "UNFED") for other in call.inputs),
+                "a task ended for another's input", call, cause)  # fmt: skip
+        self.on_outcome(call, "UNFED")
+
+    def on_fed(self, call: Call, got: tuple[Made, ...]) -> None:
+        """A call starts with these values of its inputs."""
+        require(
+            [made.call for made in got] == call.inputs, "a call started without the values of its inputs", call, got
+        )
 
     # ---- attempts and messages
 
@@ -177,6 +197,12 @@ class Invariants:
             )
         for group in client.all_groups():
             places += self._check_backlog(group)
+        places += len(session.feeding.blocked) + len(session.feeding.starved)
+        for task in session.feeding.blocked:
+            links = task.links
+            missing = sum(not other.task.succeeded for other in dict.fromkeys(task.cargo.inputs))
+            if task.state is not TaskState.BLOCKED or links is None or not links.waits == missing > 0:
+                require(False, "a task waits for inputs and counts them wrongly", task.cargo, task.state, missing)
         for _, _, task in session._backoff:
             places += task.state is TaskState.BACKOFF
         require(
@@ -279,4 +305,5 @@ class Invariants:
                 require(
                     not any(group.waiting for group in client.all_groups()), "P6: a backlog is not empty", client.name
                 )
+                require(not session.feeding.blocked, "P6: a task waits for inputs", client.name)
                 require(not session.unfinished() and not client.open, "P6: a task is kept", client.name)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from farmhand.core.holding import Held
+from farmhand.model.messages import Work
 from farmhand.model.outcome import Kind, Mark
-from farmhand.testing.calls import CRASH, DOOM, HANG, OK, RAISE, Call
+from farmhand.testing.calls import CRASH, DOOM, HANG, OK, RAISE, Call, Made
 
 if TYPE_CHECKING:
     from farmhand.testing.node import SimNode
@@ -23,8 +24,10 @@ class _Batch:
         "count",
         "dropped",
         "ended",
+        "feeds",
         "first",
         "flush_at",
+        "made",
         "marks",
         "pending",
         "seconds",
@@ -32,10 +35,12 @@ class _Batch:
         "values",
     )
 
-    def __init__(self, token: int, body: list[Call | None], dropped: set[int]) -> None:
-        self.token = token
+    def __init__(self, work: Work, body: list[Any], dropped: set[int]) -> None:
+        self.token = work.token
         self.body = body
-        self.count = len(body)
+        self.count = work.count
+        self.feeds = {feed.index: feed for feed in work.feeds}
+        self.made: dict[int, Made] = {}  # values, by index
         self.pending = deque(range(self.count))
         self.dropped = set(dropped)
         self.first = 0
@@ -126,28 +131,30 @@ class SimSlot:
 
     # ---- running
 
-    def run(self, held: Held, body: list[Call | None]) -> None:
+    def run(self, held: Held, body: list[Any]) -> None:
         """A batch for this process; loading it takes a moment."""
         self.node.world.invariants.on_run(self, held)
         if not self.up:
             return  # it has died, and the agent is about to read that
         self.busy = True
-        self._order(_PIPE_S, self._load, held.work.token, body, set(held.dropped))
+        self._order(_PIPE_S, self._load, held.work, body, set(held.dropped))
 
     def _load(self, *batch: Any) -> None:
         self._later(0.001 if self._random() < 0.9 else 0.3 * self._random(), self._begin, *batch)
 
-    def _begin(self, token: int, body: list[Call | None], dropped: set[int]) -> None:
-        self._batch = _Batch(token, body, dropped)
+    def _begin(self, work: Work, body: list[Any], dropped: set[int]) -> None:
+        self._batch = _Batch(work, body, dropped)
         self._next(self._batch)
 
     def _next(self, batch: _Batch) -> None:
         while batch.pending:
             index = batch.pending.popleft()
-            if index not in batch.dropped:
+            feed = batch.feeds.get(index)
+            lacking = feed is not None and any(p < batch.count and p not in batch.made for p in feed.places)
+            if not lacking and index not in batch.dropped:
                 self._run_one(batch, index)
                 return
-            batch.marks.append(Mark(index, Kind.KILLED))
+            batch.marks.append(Mark(index, Kind.RETURNED if lacking else Kind.KILLED))
             batch.ended += 1
         self._batch = None
         self.busy = False
@@ -156,7 +163,12 @@ class SimSlot:
         self._flush(batch)
 
     def _run_one(self, batch: _Batch, index: int) -> None:
-        call = batch.body[index]
+        call: Call | None = batch.body[index]
+        feed = batch.feeds.get(index)
+        places = feed.places if feed is not None else ()
+        got = tuple(batch.made[place] if place < batch.count else batch.body[place] for place in places)
+        if call is not None:
+            self.node.world.invariants.on_fed(call, got)
         self.running, self.began = index, self.node.world.schedule.now
         fate = call.next_fate() if call is not None else RAISE
         if call is not None and call.brood is not None and fate == OK:
@@ -165,16 +177,18 @@ class SimSlot:
         seconds = call.seconds if call is not None else 0.0
         self.node.world.log("%s.%d runs %s (%d): %s", self.node.incarnation, self.number, call, index, fate)
         if fate != HANG:
-            self._later(seconds, self._end_one, batch, index, fate)
+            made = Made(call, call.runs, got) if call is not None else None
+            self._later(seconds, self._end_one, batch, index, fate, made)
 
     def go_on(self, token: int, index: int) -> None:
         """The running call has what it waited for, or does not wait."""
         batch = self._batch
         if batch is not None and batch.token == token and self.running == index:
             call = batch.body[index]
-            self._later(call.seconds / 2 if call is not None else 0.0, self._end_one, batch, index, OK)
+            made = Made(call, call.runs, ()) if call is not None else None
+            self._later(call.seconds / 2 if call is not None else 0.0, self._end_one, batch, index, OK, made)
 
-    def _end_one(self, batch: _Batch, index: int, fate: str) -> None:
+    def _end_one(self, batch: _Batch, index: int, fate: str, made: Made | None) -> None:
         if fate == CRASH:
             self.die()
             return
@@ -184,7 +198,9 @@ class SimSlot:
         now = self.node.world.schedule.now
         if fate == RAISE:
             batch.marks.append(Mark(index, Kind.RAISED))
-        batch.values.append(batch.body[index])
+        elif made is not None:
+            batch.made[index] = made
+        batch.values.append(made)
         batch.seconds += now - self.began
         batch.ended += 1
         if batch.ended == 1:

@@ -68,6 +68,8 @@ class World:
         self.seed = seed
         self.rng = rng = Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self.trace = trace
+        self._picking = Random(~seed)  # noqa: S311 - the same; apart, so that inputs leave the rest of a world as it is
+        self._linked = self._picking.random() < 0.5
         self.schedule = Schedule()
         self.network = Network(self, rng)
         self.invariants = Invariants(self)
@@ -166,6 +168,9 @@ class World:
                 slow = 100 if rng.random() < 0.1 else 1  # nobody could know that this one takes long
                 takes = min(4.0, seconds * slow * (0.5 + rng.random()))
                 calls.append(Call(client.name, made, fates, takes, rng.choice((10, 10, 100_000))))
+                if self._linked:
+                    backs = self._picking.choice(((), (1,), (1,), (1, 2), (3, 3), (7, 1, 30)))
+                    calls[-1].picks = backs
                 made += 1
             at = 0.3 + span * rng.random() ** 2
             self.schedule.at(at, client.fire, client.life, client.submit, (group, calls))

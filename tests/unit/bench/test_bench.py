@@ -11,7 +11,16 @@ import pytest
 from farmhand import errors
 from farmhand.bench import run, solo, workloads
 
-KEYS = ["submit", "map", "p50", "p99", "argument", "result", *(f"nap {seconds}" for seconds, _, _ in run.NAPS)]
+KEYS = [
+    "submit",
+    "map",
+    "p50",
+    "p99",
+    "argument",
+    "result",
+    "sharing",
+    *(f"nap {seconds}" for seconds, _, _ in run.NAPS),
+]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from slot_process import SOURCE
 
+from farmhand.code.container import write_mapped_result
 from farmhand.code.pack import Packer
 from farmhand.code.values import (
     estimate_size,
@@ -19,7 +20,6 @@ from farmhand.code.values import (
     pack_values,
     unpack_result,
     unpack_values,
-    write_result,
 )
 from farmhand.errors import ResultUndecodable
 
@@ -97,7 +97,7 @@ def test_what_is_written_in_pieces_is_read_back(value):
 
 def test_a_large_result_that_cannot_be_pickled_is_named():
     with pytest.raises(TypeError) as caught:
-        write_result((n for n in ()), lambda _: None)
+        write_mapped_result((n for n in ()), lambda _: None)
     assert any("generator" in note for note in caught.value.__notes__)
 
 
