@@ -78,7 +78,6 @@ class World:
         if sequence:
             self.read = sequence
             block, entries = self.blocks[sequence]
-            self.core.core.window(block.lane)
             self.core.on_block(sequence, block, entries, 1)
             self.core.core.on_slots(block.lane.id, 1)
             self.plan()
@@ -99,7 +98,9 @@ class World:
                 case session.Send():
                     batch = effect.batch
                     places = [task.cargo.place for task in batch.tasks if task is not None]
-                    work = Work(messages.PROTOCOL, "n", batch.token, batch.count, batch.group.profile, origin=runs_of(places))
+                    work = Work(
+                        messages.PROTOCOL, "n", batch.token, batch.count, batch.group.profile, origin=runs_of(places)
+                    )
                     self.pending.append(("work", work))
                 case named.Store():
                     sequence = sequence or self.processed + 1
@@ -176,7 +177,9 @@ class World:
                 if dice < 0.3:
                     marks.append(Mark(index, Kind.RAISED))
                     self.excused[places[index]] += work.profile.code == "retried"
-            report = Report(messages.PROTOCOL, work.token, first, end - first, "node", 0, tuple(marks), origin=work.origin)
+            report = Report(
+                messages.PROTOCOL, work.token, first, end - first, "node", 0, tuple(marks), origin=work.origin
+            )
             reports.append((report, entries))
         self.taken[sequence] = reports
 

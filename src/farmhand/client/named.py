@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -22,8 +22,10 @@ from farmhand.client.futures import FarmFuture, settle
 from farmhand.client.ledger import Ledger, heading
 from farmhand.client.link import DriverConfig, Link
 from farmhand.client.output import OutputPrinter
+from farmhand.client.records import Records, positions_in
 from farmhand.client.results import Body, KeptResults
 from farmhand.client.sending import CodeSender, cut_large
+from farmhand.client.stopping import Stopper
 from farmhand.code.values import pack_values
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task, TaskState
@@ -33,7 +35,6 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import Token
-from farmhand.model.messages import Profile
 from farmhand.model.named import (
     HEADER,
     Block,
@@ -41,19 +42,16 @@ from farmhand.model.named import (
     SessionRequest,
     SessionState,
     Settled,
-    StopRequest,
     places_of,
     read_settled,
     read_state,
 )
-from farmhand.model.needs import Lane
-from farmhand.model.outcome import Kind, Mark
-from farmhand.model.retry import Retry
+from farmhand.model.outcome import Kind
+from farmhand.model.version import VERSION
 
 log = logging.getLogger("farmhand.client")
 
 _STORED: Final = ()  # in the place of an entry that the engine has
-_RECORDS_KEPT: Final = 16  # that were read again; neighbours are asked for one after another
 
 
 class NamedDriver(Link):
@@ -66,7 +64,8 @@ class NamedDriver(Link):
         self.tag = f"{secrets.token_hex(4)}-"  # in the names of large arguments: others submit too
         self.state = SessionState(wanted.name, "")
         self.ledger = Ledger()
-        self._stored: asyncio.Event
+        self.stopper = Stopper(self)
+        self.records = Records(self)
         self.publisher: Publisher
         self.sender: CodeSender
         self.results: KeptResults
@@ -82,7 +81,8 @@ class NamedDriver(Link):
         self._futures: dict[Place, FarmFuture[Any]] = {}  # without an outcome
         self._seen: weakref.WeakValueDictionary[Place, FarmFuture[Any]] = weakref.WeakValueDictionary()
         self._running: dict[Place, str] = {}
-        self._records: OrderedDict[int, tuple[Settled, Body]] = OrderedDict()
+        self._unanswered: dict[int, Sequence[Task]] = {}  # blocks on their way to the engine
+        self._newest = 0  # the last block that was stored from here
         self._readers: list[OrderedReader] = []
 
     # ---- life
@@ -97,11 +97,11 @@ class NamedDriver(Link):
         self.state = msgspec.convert(answer, SessionState)
         self.session_id = session = self.state.session
         connection = self.connection
-        self._stored = asyncio.Event()  # the next block is
         self.publisher, self.sender, self.results = Publisher(connection), CodeSender(self), KeptResults(self)
         connection.subscribe(subjects.state_of_session(session), self._on_state)
         connection.subscribe(subjects.started(session, "*"), self._on_started)
         connection.subscribe(subjects.GONE, self._on_gone)
+        connection.on_connected.append(self._on_connected)
         if self.config.output:
             connection.subscribe(subjects.output(session, "*"), OutputPrinter().on_message)
         blocks = OrderedReader(
@@ -144,12 +144,9 @@ class NamedDriver(Link):
         """See `Link`."""
         with self._lock:
             self.broken = self.broken or error
-            waiting = [task.cargo for _, task in self._inbox]
-            waiting += [task.cargo for _, tasks in self._outgoing for task in tasks]
+            waiting = [task.cargo for task in self._not_stored()]
             waiting += [*self._futures.values(), *self.fetching]
-            self._inbox.clear()
-            self._outgoing.clear()
-            self._futures.clear()
+            self._forget_all()
             self._own = self._unstored = 0
         for future in waiting:
             if not future.done():
@@ -163,11 +160,19 @@ class NamedDriver(Link):
         self.broken = error = errors.FarmClosed(
             "this process was forked from the one that attached to the session; attach again in it"
         )
-        for future in [*self.fetching, *self._futures.values(), *(task.cargo for _, task in self._inbox)]:
+        for future in [*self.fetching, *self._futures.values(), *(task.cargo for task in self._not_stored())]:
             future.on_forked(error)
-        self._inbox.clear()
-        self._futures.clear()
+        self._forget_all()
         self.fetching.clear()
+
+    def _not_stored(self) -> list[Task]:
+        """What was submitted here and the engine has not answered for, in order."""
+        waiting = (*self._unanswered.values(), *(tasks for _, tasks in self._outgoing))
+        return [task for tasks in waiting for task in tasks] + [task for _, task in self._inbox]
+
+    def _forget_all(self) -> None:
+        for known in (self._inbox, self._outgoing, self._unanswered, self._futures, self._running):
+            known.clear()
 
     # ---- submitting
 
@@ -225,9 +230,12 @@ class NamedDriver(Link):
                 await asyncio.sleep(limits.STORE_RETRY_S)
                 continue
             await self.publisher.wait_room()
-            if self._outgoing:
+            with self._lock:
+                if not self._outgoing:
+                    break  # it was given up
                 self._outgoing.popleft()
-                self._store(group, tasks)
+                self._unanswered[id(tasks)] = tasks
+            self._store(group, tasks)
         self._sending = False
 
     def _store(self, group: Group, tasks: Sequence[Task]) -> None:
@@ -253,7 +261,11 @@ class NamedDriver(Link):
     def _on_stored(self, sequence: int, tasks: Sequence[Task]) -> None:
         """They will have outcomes, whatever becomes of this process."""
         late: list[Place] = []
+        running: list[FarmFuture[Any]] = []
         with self._lock:
+            if self._unanswered.pop(id(tasks), None) is None:
+                return  # everything was given up
+            self._newest = max(self._newest, sequence)
             for index, task in enumerate(tasks):
                 task.token, task.index = Token(sequence), index
                 task.state = TaskState.SENT
@@ -262,11 +274,14 @@ class NamedDriver(Link):
                 self._futures[place] = task.cargo
                 if self.ledger.record_of(place):
                     late.append(place)
+                elif place in self._running:
+                    running.append(task.cargo)
             self._unstored -= len(tasks)
-        self._stored.set()
-        self._stored = asyncio.Event()
+        self.stopper.on_stored()
         for place in late:
             self._settle_later(place, self._futures.pop(place))
+        for future in running:
+            self._show_running(future)
         if not self._unstored:
             with self._idle:
                 self._idle.notify_all()
@@ -287,12 +302,18 @@ class NamedDriver(Link):
     def _on_block(self, sequence: int, _subject: str, said: bytes | memoryview) -> None:
         with self._lock:
             self.ledger.on_block(sequence, bytes(said).decode())
+        if sequence >= self._newest:
+            with self._idle:
+                self._idle.notify_all()
 
     def _on_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
         header, body = messages.split(data)
         settled = read_settled(header)
         with self._lock:
             self.ledger.on_record(sequence, settled.runs)
+            if self._running:
+                for place in places_of(settled.runs):
+                    self._running.pop(place, None)
             if not self._futures:
                 return
             found = [(at, future) for at, place in enumerate(places_of(settled.runs))
@@ -303,14 +324,12 @@ class NamedDriver(Link):
     def _settle(self, settled: Settled, body: Body, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
         """End futures with what a record says of them: (place in the record, future)."""
         marks = {mark.index: (mark, attempt) for mark, attempt in zip(settled.marks, settled.attempts, strict=False)}
-        positions = _positions(settled, marks)
+        positions = positions_in(settled, marks)
         ready: list[tuple[FarmFuture[Any], Any]] = []
         for at, future in wanted:
             self._own -= future._entry is not None
             mark, attempts = marks.get(at, (None, 0))
             task = future._task
-            if task is not None:
-                self._running.pop((int(task.token), task.index), None)
             if mark is None:
                 entry = body.entries[positions[at]] if positions[at] < len(body.entries) else b""
                 if type(entry) is tuple:
@@ -333,7 +352,7 @@ class NamedDriver(Link):
 
     async def _fetch(self, place: Place, future: FarmFuture[Any]) -> None:
         try:
-            settled, body = await self._record(self.ledger.record_of(place))
+            settled, body = await self.records.get(self.ledger.record_of(place))
         except errors.FarmhandError as error:
             self.results.fail(future, error)
         else:
@@ -342,30 +361,6 @@ class NamedDriver(Link):
         finally:
             self.fetching.discard(future)
             self.wake_waiters()
-
-    async def _record(self, sequence: int) -> tuple[Settled, Body]:
-        """A record that is stored. Raises `EngineError`."""
-        known = self._records.get(sequence)
-        if known is not None:
-            return known
-        msg = await self._get(msgspec.json.encode({"seq": sequence}))
-        if msg.status:
-            raise errors.SessionUnknown(f"the outcomes of session {self.state.name!r} are gone: it was removed")
-        header, body = messages.split(bytes(msg.data))
-        settled = read_settled(header)
-        self._records[sequence] = settled, Body(settled, body)
-        while len(self._records) > _RECORDS_KEPT:
-            self._records.popitem(last=False)
-        return self._records[sequence]
-
-    async def _get(self, question: bytes) -> Msg:
-        while True:
-            try:
-                return await self.connection.request(f"$JS.API.DIRECT.GET.{subjects.SESSION}", question)
-            except (errors.EngineError, TimeoutError) as error:
-                log.debug("a record is asked for again: %s", error)
-                await asyncio.sleep(limits.RECONNECT_FIRST_S)
-                await self.connection.wait_connected()
 
     def wake_waiters(self) -> None:
         """Tell `wait_all` that outcomes have come."""
@@ -398,18 +393,29 @@ class NamedDriver(Link):
             if known is not None:
                 return known
             future: FarmFuture[Any] = FarmFuture(self)
-            future._task = task = Task(_nameless(self.ledger.name(place)), 0, future)
+            future._task = task = Task(self.ledger.group(place), 0, future)
             task.token, task.index, task.state = Token(place[0]), place[1], TaskState.SENT
             self._seen[place] = future
-            if self.ledger.record_of(place):
+            if self.broken is not None:
+                self.results.fail(future, self.broken)
+            elif self.ledger.record_of(place):
                 self.fetching.add(future)
                 self.loop.call_soon_threadsafe(self._settle_later, place, future)
             else:
                 self._futures[place] = future
                 if place in self._running:
-                    task.state = TaskState.RUNNING
-                    future.on_running(self._running[place])
+                    self._show_running(future)
         return future
+
+    def catch_up(self) -> None:
+        """What was submitted here is in the ledger when this returns, unless the engine is away."""
+        if self.on_its_thread() or not self._is_behind():
+            return
+        with self._idle:
+            self._idle.wait_for(lambda: not self._is_behind() or self.broken is not None, limits.REQUEST_S)
+
+    def _is_behind(self) -> bool:
+        return bool(self._unstored) or self.ledger.newest < self._newest
 
     def _on_state(self, msg: Msg) -> None:
         self.state = read_state(msg.data)
@@ -421,78 +427,70 @@ class NamedDriver(Link):
                 return
             self._running[notice.place] = notice.node
             future = self._futures.get(notice.place)
-        if future is not None and (task := future._task) is not None:
+        if future is not None:
+            self._show_running(future)
+
+    def _show_running(self, future: FarmFuture[Any]) -> None:
+        task = future._task
+        if task is not None and (node := self._running.get((int(task.token), task.index))) is not None:
             task.state = TaskState.RUNNING
-            future.on_running(notice.node)
+            future.on_running(node)
 
     def _on_gone(self, msg: Msg) -> None:
         if self.session_id in messages.read_gone(msg.data).sessions:
-            self.break_all(errors.SessionUnknown(f"session {self.state.name!r} was removed"))
+            self._on_removed()
+
+    def _on_removed(self) -> None:
+        self.break_all(errors.SessionUnknown(f"session {self.state.name!r} was removed"))
+
+    def _on_connected(self) -> None:
+        self.spawn(self._look_again())
+
+    async def _look_again(self) -> None:
+        """After an outage: it may have been removed meanwhile, and be another one now."""
+        request = messages.encode(SessionRequest(messages.PROTOCOL, VERSION, self.wanted.name))
+        while self.broken is None:
+            try:
+                answer = await self.request("session", request)
+            except errors.SessionUnknown:
+                self._on_removed()
+            except errors.EngineError as error:
+                log.debug("session %s is asked for again: %s", self.state.name, error)
+                await self.connection.wait_connected()
+            else:
+                if answer["session"] != self.session_id:
+                    self._on_removed()
+                return
 
     # ---- stopping
 
     def cancel(self, task: Task) -> bool:
         """Withdraw a task, from any thread. On the loop's own the answer cannot be waited for: False, and it is still asked for."""
-        return self._stop([task], kill=False)[0]
+        return self.stopper.stop([task], kill=False)[0]
 
     def kill(self, task: Task) -> bool:
         """The same, and stop it when it runs."""
-        return self._stop([task], kill=True)[0]
+        return self.stopper.stop([task], kill=True)[0]
 
     def cancel_waiting(self) -> None:
         """Cancel every task submitted here that does not run."""
         with self._lock:
-            tasks = [task for _, task in self._inbox]
-            tasks += [task for _, tasks in self._outgoing for task in tasks]
+            tasks = self._not_stored()
             tasks += [f._task for f in self._futures.values() if f._task is not None and f._entry is not None]
-        for task, ended in zip(tasks, self._stop(tasks, kill=False), strict=True):
-            if ended:
-                task.cargo._withdraw()
+        self.stopper.stop(tasks, kill=False)
 
-    def _stop(self, tasks: list[Task], *, kill: bool) -> list[bool]:
-        if self.broken is not None or not self.alive:
-            return [False] * len(tasks)
-        if self.on_its_thread():
-            self.spawn(self._ask_to_stop(tasks, kill=kill))
-            return [False] * len(tasks)
-        return asyncio.run_coroutine_threadsafe(self._ask_to_stop(tasks, kill=kill), self.loop).result()
-
-    async def _ask_to_stop(self, tasks: list[Task], *, kill: bool) -> list[bool]:
-        """Have the caretaker stop tasks, once they are stored. What it ended is no longer waited for here."""
-        while any(not task.token for task in tasks) and self.broken is None:
-            await self._stored.wait()
-        places = [(int(task.token), task.index) for task in tasks]
-        request = messages.encode(StopRequest(self.session_id, tuple(places), kill))
-        try:
-            answer: list[bool] = await self.request("session-stop", request)
-        except (errors.FarmhandError, TimeoutError) as error:
-            log.warning("session %s: nothing was stopped: %s", self.state.name, error)
-            return [False] * len(tasks)
+    def on_stopped(self, place: Place) -> None:
+        """The caretaker has ended this task; the record of that is stored."""
         with self._lock:
-            for place, ended in zip(places, answer, strict=True):
-                if ended and (future := self._futures.pop(place, None)) is not None:
-                    self._own -= future._entry is not None
-        self.wake_waiters()
-        return answer
+            future = self._futures.pop(place, None)
+            if future is not None:
+                self._own -= future._entry is not None
+        if future is not None:
+            future._withdraw()
+            self.wake_waiters()
 
     def forget(self, _entry: Any) -> None:
         """Stored arguments stay until the session is removed."""
 
     def on_initializer_failed(self, _error: Exception) -> None:
         """Each task says so by itself; the session may have others."""
-
-
-def _positions(settled: Settled, marks: dict[int, tuple[Mark, int]]) -> list[int]:
-    """Where in the body each task of a record has its entry, or would have."""
-    found: list[int] = []
-    position = 0
-    for at in range(sum(count for _, _, count in settled.runs)):
-        found.append(position)
-        known = marks.get(at)
-        position += known is None or known[0].kind is Kind.RAISED
-    return found
-
-
-def _nameless(name: str) -> Group:
-    """What stands for the group of a task that somebody else has submitted."""
-    return Group(Lane(), Profile("", name=name), Retry())

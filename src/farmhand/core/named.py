@@ -175,6 +175,7 @@ class NamedSession:
         if found.done == (1 << found.count) - 1:
             self._advance()
             return
+        self.core.window(block.lane)  # `on_slots` may come before anything is sent there
         lane = self._lanes.setdefault(found.lane, _Backlog())
         if self._is_claimed(sequence, block.count) or (not lane.parked and lane.has_room()):
             self._load(sequence, block, entries)

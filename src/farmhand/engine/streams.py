@@ -118,6 +118,7 @@ class StoredMessage(msgspec.Struct):
     sequence: int
     subject: str
     data: bytes
+    time: float = 0.0  # when it was stored, seconds since 1970
 
 
 async def message_at(connection: Connection, stream: str, sequence: int, subject: str = "") -> StoredMessage | None:
@@ -141,9 +142,11 @@ async def _message(connection: Connection, stream: str, body: dict[str, Any]) ->
             return None
         raise
     import base64
+    from datetime import datetime
 
     message = answer["message"]
-    return StoredMessage(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")))
+    stored = datetime.fromisoformat(message["time"]).timestamp()
+    return StoredMessage(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")), stored)
 
 
 async def delete_message(connection: Connection, stream: str, sequence: int) -> None:
