@@ -12,12 +12,13 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from farmhand import errors
+from farmhand.client import ending
 from farmhand.client.futures import FarmFuture, settle
 from farmhand.client.ledger import Ledger, heading
 from farmhand.client.link import DriverConfig, Link
@@ -122,8 +123,9 @@ class NamedDriver(Link):
         self.publisher.close()
 
     def leave(self) -> None:
-        """What was submitted is stored; nobody waits for the outcomes."""
+        """What was submitted is stored. Who has a future sees its outcome for as long as this process goes on."""
         self.flush(limits.DETACH_S)
+        self.wait_all(lambda: not ending.interpreter_ends())
 
     def abandon(self) -> None:
         """The same, when nobody has much time."""
@@ -319,11 +321,12 @@ class NamedDriver(Link):
             found = [(at, future) for at, place in enumerate(places_of(settled.runs))
                      if (future := self._futures.pop(place, None)) is not None]  # fmt: skip
         if found:
-            self._settle(settled, Body(settled, body), found)
+            self.settle(settled, Body(settled, body), found)
 
-    def _settle(self, settled: Settled, body: Body, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
+    def settle(self, settled: Settled, body: Body, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
         """End futures with what a record says of them: (place in the record, future)."""
-        marks = {mark.index: (mark, attempt) for mark, attempt in zip(settled.marks, settled.attempts, strict=False)}
+        attempts_of = dict(enumerate(settled.attempts))  # none of withdrawn tasks
+        marks = {mark.index: (mark, attempts_of.get(at, 0)) for at, mark in enumerate(settled.marks)}
         positions = positions_in(settled, marks)
         ready: list[tuple[FarmFuture[Any], Any]] = []
         for at, future in wanted:
@@ -348,19 +351,12 @@ class NamedDriver(Link):
     def _settle_later(self, place: Place, future: FarmFuture[Any]) -> None:
         """Its outcome is in a record that was read before."""
         self.fetching.add(future)
-        self.spawn(self._fetch(place, future))
+        self.records.want(self.ledger.record_of(place), place, future)
 
-    async def _fetch(self, place: Place, future: FarmFuture[Any]) -> None:
-        try:
-            settled, body = await self.records.get(self.ledger.record_of(place))
-        except errors.FarmhandError as error:
-            self.results.fail(future, error)
-        else:
-            at = next(at for at, known in enumerate(places_of(settled.runs)) if known == place)
-            self._settle(settled, body, [(at, future)])
-        finally:
-            self.fetching.discard(future)
-            self.wake_waiters()
+    def on_fetched(self, futures: Iterable[FarmFuture[Any]]) -> None:
+        """Their records were read; what is still under way is a large value."""
+        self.fetching.difference_update(future for future in futures if future.done())
+        self.wake_waiters()
 
     def wake_waiters(self) -> None:
         """Tell `wait_all` that outcomes have come."""
@@ -378,11 +374,11 @@ class NamedDriver(Link):
         """What the session has done so far."""
         return self.state
 
-    def wait_all(self) -> None:
+    def wait_all(self, worthwhile: Callable[[], bool] = lambda: True) -> None:
         """Return when every task submitted here has its outcome."""
         with self._idle:
-            while self.open and self.broken is None and self.alive:
-                self._idle.wait(1.0)
+            while self.open and self.broken is None and self.alive and worthwhile():
+                self._idle.wait(limits.SIGNAL_S)
 
     # ---- what is there
 

@@ -15,6 +15,7 @@ from farmhand.client.link import DriverConfig
 from farmhand.client.named import NamedDriver
 from farmhand.client.options import SessionOptions
 from farmhand.home.settings import chosen_farm
+from farmhand.model import limits
 from farmhand.model.messages import Profile
 from farmhand.model.named import SessionState
 
@@ -109,7 +110,7 @@ class Session(Farm):
         """
         self._closed = True
         ending.opened.discard(self)
-        self._driver.leave()
+        self._driver.flush(limits.DETACH_S)
         unstored = self._driver.unstored
         if self._finalizer.detach() is not None:
             self._driver.close()

@@ -18,7 +18,7 @@ from tests.chaos.farm import FarmProcess, wait_until
 from tests.integration.executor.conftest import Script
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 from tests.integration.executor.tally import Tally
-from tests.integration.named.conftest import Open
+from tests.integration.named.conftest import Open, left_in_engine
 
 import farmhand
 import farmhand.joblib
@@ -168,7 +168,7 @@ def test_higher_priorities_run_first(opened: Open, meeting: Meeting, tmp_path: P
     order = str(tmp_path / "order")
     low = [session.options(priority=-5).submit(note, order, "low") for _ in range(20)]
     high = [session.options(priority=5).submit(note, order, "high") for _ in range(20)]
-    session._driver.flush()
+    wait_until(lambda: len(lanes_with_work(session)) == 3, "the caretaker has sent some of each")
     for visitor in visitors:
         visitor.release()
     wait([*busy, *low, *high], PATIENCE_S)
@@ -176,6 +176,11 @@ def test_higher_priorities_run_first(opened: Open, meeting: Meeting, tmp_path: P
     assert len(words) == 40
     places = {word: [at for at, found in enumerate(words) if found == word] for word in ("high", "low")}
     assert sum(places["high"]) < sum(places["low"])
+
+
+def lanes_with_work(session: Session) -> set[str]:
+    found = left_in_engine(session, session.session)
+    return {subject for subject in found if subject.startswith("work.")}
 
 
 def note(path: str, word: str) -> None:
