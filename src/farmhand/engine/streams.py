@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -11,8 +12,12 @@ from farmhand.engine import asking, subjects
 from farmhand.engine.connection import Connection
 from farmhand.model import limits
 
+log = logging.getLogger("farmhand.engine")
+
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
+_NAME_IN_USE: Final = 10058  # with another configuration
+_NO_STORAGE: Final = 10047
 # Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
 # was removed and is not freed yet has room.
 WORK_SHARE: Final = 0.25
@@ -58,15 +63,27 @@ def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
 
 
 async def ensure_streams(connection: Connection, storage_bytes: int = 0, replicas: int = 1) -> None:
-    """Make the streams, or leave them when they are there. Raises `ApiRefused`."""
+    """Make the streams, or bring those that are there to our definition. Raises `ApiRefused`."""
     for definition in definitions(storage_bytes, replicas):
         name = definition["name"]
         try:
             await call(connection, f"STREAM.CREATE.{name}", definition)
         except ApiRefused as error:
-            if error.err_code != 10058:  # the name is in use with another configuration: bring it to ours
+            # An engine with less space than in its last life looks at what is reserved before it sees that the stream is there.
+            if error.err_code not in (_NAME_IN_USE, _NO_STORAGE):
                 raise
-            await call(connection, f"STREAM.UPDATE.{name}", definition)
+            await _update(connection, name, definition, error)
+
+
+async def _update(connection: Connection, name: str, definition: dict[str, Any], refused: ApiRefused) -> None:
+    try:
+        await call(connection, f"STREAM.UPDATE.{name}", definition)
+    except ApiRefused as error:
+        if error.err_code in _NOT_FOUND:
+            raise refused from None
+        if error.err_code != _NO_STORAGE:
+            raise
+        log.warning("stream %s stays as large as it was: %s", name, error)
 
 
 async def storage_of_server(system: Connection) -> int:
