@@ -141,12 +141,12 @@ class NamedSession:
             self._claims[place] = claim, index
 
     def claim_report(self, report: Report) -> None:
-        """A report that nobody has read. All work must have been claimed before: of what was sent again since, only that counts."""
+        """A report that nobody has read. Of several attempts at a task the last one counts, be it there as work or as a report."""
         token, places = Token(report.token), list(places_of(report.origin))
-        claim = self._claimed.setdefault(token, _Claim(len(places), 0))
+        claim = self._claimed.setdefault(token, _Claim(len(places), report.sequence))
         for index in range(report.first, min(report.first + report.count, len(places))):
             known = self._claims.get(places[index])
-            if known is None or not known[0].sequence:
+            if known is None or known[0].sequence <= claim.sequence:
                 self._claims[places[index]] = claim, index
 
     def start(self, now: float) -> list[Effect]:
