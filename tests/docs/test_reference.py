@@ -14,7 +14,7 @@ from tests.docs.generated import COMMAND, PARTS, SOURCE, with_part
 from tests.docs.markdown import DOCS, rows, section
 
 import farmhand
-from farmhand import AsyncFarm, Farm, FarmFuture, Retry, errors
+from farmhand import AsyncFarm, Farm, FarmFuture, Retry, Session, SessionOptions, errors
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
 from farmhand.engine import streams
 from farmhand.model import limits, messages
@@ -29,6 +29,9 @@ SIGNATURES = {
     "Farm.shutdown": Farm.shutdown,
     "Farm.status": Farm.status,
     "Farm.progress": Farm.progress,
+    "Farm.attach": Farm.attach,
+    "Session": Session,
+    "SessionOptions": SessionOptions,
     "AsyncFarm": AsyncFarm,
     "AsyncFarm.submit": AsyncFarm.submit,
     "AsyncFarm.map": AsyncFarm.map,
@@ -96,7 +99,7 @@ def test_roles() -> None:
 def test_streams() -> None:
     page = section(DOCS / "reference" / "protocol.md", "Streams")
     made = {d["name"]: d["subjects"] for d in streams.definitions(0, 1)}
-    assert {row[0].strip("`"): [row[1].strip("`")] for row in rows(page)} == made
+    assert {row[0].strip("`"): row[1].strip("`").split(", ") for row in rows(page)} == made
     assert f"{streams.WORK_SHARE * 100:.0f} % each" in page
 
 
@@ -117,10 +120,10 @@ def _pattern(node: ast.JoinedStr) -> str:
 
 def test_every_verb_of_the_steward_is_named() -> None:
     service = (SOURCE / "steward" / "service.py").read_text(encoding="utf-8")
-    verbs = set(re.findall(r'"(\w+)": self\._', service))
-    named = re.search(r"verbs ((?:`\w+`(?:, )?)+)", (DOCS / "reference" / "protocol.md").read_text(encoding="utf-8"))
+    verbs = set(re.findall(r'"([\w-]+)": self\._', service))
+    named = re.search(r"verbs ((?:`[\w-]+`(?:, )?)+)", (DOCS / "reference" / "protocol.md").read_text(encoding="utf-8"))
     assert named
-    assert set(re.findall(r"\w+", named[1])) == verbs
+    assert set(re.findall(r"[\w-]+", named[1])) == verbs
 
 
 def test_fields_of_a_task_error() -> None:

@@ -12,7 +12,7 @@ from tests.sim.named_mutations import NAMED_MUTATIONS
 
 from farmhand.core import named, session
 from farmhand.model import limits, messages
-from farmhand.model.ids import Token
+from farmhand.model.ids import LaneId, Token
 from farmhand.model.messages import Profile, Report, Work
 from farmhand.model.named import Block, Place, Settled, places_of, runs_of
 from farmhand.model.needs import Lane, Need
@@ -112,7 +112,7 @@ class World:
                 case named.Fetch():
                     self.pending.append(("fetch", effect.block))
                 case session.CheckLane():
-                    pass
+                    self.pending.append(("check", (effect.lane, self.now)))
 
     def answer(self) -> bool:
         """The engine answers one request; not always the oldest, and not always well."""
@@ -122,6 +122,8 @@ class World:
         refused = self.chance.random() < (0.0 if self.quiet and kind != "fetch" else 0.2)
         if kind == "work":
             self.answer_work(what, refused=refused)
+        elif kind == "check":
+            self.answer_check(*what)
         elif kind == "out":
             settled, body, sequence = what
             if refused:
@@ -144,6 +146,13 @@ class World:
         sequence = self.next()
         self.work[sequence] = work
         self.core.core.on_stored(Token(work.token), sequence)
+
+    def answer_check(self, lane: LaneId, asked_at: float) -> None:
+        """The caretaker asks for its oldest work. Reports reach it much sooner than it asks a second time."""
+        while self.read_report():
+            pass
+        there = (s for s, work in self.work.items() if self.blocks[work.origin[0][0]][0].lane.id == lane)
+        self.do(self.core.on_lane_checked(lane, asked_at, min(there, default=0)), 0, [])
 
     # ---- what happens
 

@@ -186,6 +186,8 @@ class Farm(_View):
                 self.shutdown()
                 raise
 
+    __new__.__wrapped__ = __init__  # type: ignore[attr-defined]  # its signature is what help() is to show
+
     @property
     def _farm(self) -> Farm:
         return self
