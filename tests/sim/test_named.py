@@ -333,6 +333,29 @@ def test_every_task_has_one_outcome_and_runs_once(first: int) -> None:
         check_seed(seed)
 
 
+@pytest.mark.parametrize("fetched", [True, False])
+def test_a_block_is_withdrawn_while_it_is_read_again(fetched: bool) -> None:
+    """Seed 4391: all of a parked block is cancelled, and that is stored, before the block has come."""
+    core = named.NamedSession(b"life")
+    core.start(0.0)
+    blocks = [Block(messages.PROTOCOL, "n", count, Profile("plain"), LANES[0], Retry()) for count in (10, 2, 1)]
+    for sequence, block in enumerate(blocks, 1):
+        core.on_block(sequence, block, [b"x"] * block.count, 1)
+    everything = [(1, index) for index in range(10)]
+    for places in (everything, [(2, 0), (2, 1)]):
+        effects = core.stop(places, kill=False)[1]
+        stored = [effect.settled for effect in effects if isinstance(effect, named.Store)]
+        if places is everything:
+            assert named.Fetch(2) in core.plan(0.0)
+        for settled in stored:
+            core.on_settled(settled, 1)
+    if fetched:
+        core.on_fetched(2, blocks[1], [b"x"] * 2)
+    else:
+        core.on_not_fetched(2)
+    assert named.Fetch(3) in core.plan(0.0), "the lane is stuck"
+
+
 @pytest.mark.parametrize("mutation", NAMED_MUTATIONS, ids=lambda mutation: mutation.takes_away)
 def test_the_simulation_notices_what_is_missing(mutation: Mutation) -> None:
     with mutation.applied():

@@ -112,6 +112,7 @@ class NamedSession:
         self._order: deque[int] = deque()  # sequences of those that were read
         self._live: dict[Place, Task] = {}
         self._lanes: dict[LaneId, _Backlog] = {}
+        self._fetching: dict[int, LaneId] = {}
         self._claims: dict[Place, tuple[_Claim, int]] = {}
         self._claimed: dict[Token, _Claim] = {}
         self._opened = False
@@ -187,13 +188,13 @@ class NamedSession:
 
     def on_fetched(self, sequence: int, block: Block, entries: Sequence[Any]) -> None:
         """A parked block has come."""
-        found = self._blocks[sequence]
-        self._lanes[found.lane].fetching = False
-        self._load(sequence, block, entries)
+        self._lanes[self._fetching.pop(sequence)].fetching = False
+        if sequence in self._blocks:  # else all of it was withdrawn meanwhile
+            self._load(sequence, block, entries)
 
     def on_not_fetched(self, sequence: int) -> None:
         """The engine did not answer: `plan` asks again."""
-        lane = self._lanes[self._blocks[sequence].lane]
+        lane = self._lanes[self._fetching.pop(sequence)]
         lane.fetching = False
         lane.parked.appendleft(sequence)
 
@@ -234,13 +235,14 @@ class NamedSession:
         if not self._opened:
             return []
         effects: list[Effect] = [*self.core.plan(now)]
-        for lane in self._lanes.values():
+        for name, lane in self._lanes.items():
             if lane.fetching or lane.tasks >= limits.BLOCK_AHEAD_TASKS // 2 or not lane.has_room():
                 continue
             while lane.parked and (lane.parked[0] not in self._blocks or self._all_done(lane.parked[0])):
                 lane.parked.popleft()
             if lane.parked:
                 lane.fetching = True
+                self._fetching[lane.parked[0]] = name
                 effects.append(Fetch(lane.parked.popleft()))
         return effects
 
