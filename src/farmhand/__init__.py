@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from farmhand import errors
     from farmhand.client.aio import AsyncFarm
+    from farmhand.client.environments import Environment
     from farmhand.client.farm import Farm
     from farmhand.client.futures import FarmFuture
     from farmhand.client.options import SessionOptions
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
     from farmhand.model.retry import Retry
     from farmhand.model.version import VERSION
     from farmhand.neighbours.pool import Pool
+    from farmhand.node.inprocess import join
 
     __version__ = VERSION
 
-__all__ = ["AsyncFarm", "Farm", "FarmFuture", "Pool", "Retry", "Session", "SessionOptions", "__version__", "errors"]
+__all__ = [
+    "AsyncFarm", "Environment", "Farm", "FarmFuture", "Pool", "Retry", "Session", "SessionOptions", "__version__", "errors",
+    "join",
+]  # fmt: skip
 
 _WHERE = {
     "AsyncFarm": ("farmhand.client.aio", "AsyncFarm"),
+    "Environment": ("farmhand.client.environments", "Environment"),
     "Farm": ("farmhand.client.farm", "Farm"),
     "FarmFuture": ("farmhand.client.futures", "FarmFuture"),
     "Pool": ("farmhand.neighbours.pool", "Pool"),
@@ -36,6 +42,7 @@ _WHERE = {
     "SessionOptions": ("farmhand.client.options", "SessionOptions"),
     "__version__": ("farmhand.model.version", "VERSION"),
     "errors": ("farmhand.errors", ""),
+    "join": ("farmhand.node.inprocess", "join"),
 }
 
 

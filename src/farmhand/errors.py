@@ -17,11 +17,14 @@
     │   ├── NameTaken                           another key is enrolled under this name, or this key under another name
     │   ├── WrongPin                            this is not the farm that the join line names
     │   └── PlaintextRefused                    off loopback without TLS
-    ├── FarmNotRunning, FarmRunning             `farmhand` was asked for what this farm's state does not allow
+    ├── FarmNotRunning, FarmRunning, FarmNotEmpty   `farmhand` was asked for what this farm's state does not allow
+    ├── BackupDamaged                           this file is no whole backup of a farm; nothing was changed
+    ├── NodeStuck                               a node without processes has too many tasks that it cannot stop; start it again
     ├── VersionMismatch                         two parts of Farmhand do not understand each other
     ├── SessionUnknown                          no named session has this name; or it was removed
     ├── SessionFull                             a named session has stored as much as it may
     ├── NoNodeForPython                         no node offers the Python version that the task was pickled with
+    ├── OtherPython                             what goes as bytecode was given to an environment with another Python
     ├── BundleTooLarge                          a module to be shipped is larger than the limit
     ├── BadMessage                              a peer sent bytes that are not a message of ours
     └── TaskError                               how a task ended other than by its own exception
@@ -30,6 +33,7 @@
         ├── ResultUndecodable                   its value could not be unpickled here (also a BrokenProcessPool)
         ├── ResultTooLarge                      its value is larger than its named session keeps
         ├── TaskRefused                         it could not be started
+        ├── EnvironmentFailed                   its environment could not be built on that node; uv says why
         ├── TaskCrashed                         slots died under it (also a BrokenProcessPool)
         ├── TaskTimedOut                        it ran longer than its timeout (also a TimeoutError)
         ├── TaskOutOfMemory                     it used more memory than it said it needs (also a MemoryError)
@@ -43,7 +47,13 @@ The first line of a class's docstring is its message when it is raised without o
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor, CancelledError
-from concurrent.futures.process import BrokenProcessPool
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except ImportError:  # a device whose Python has no multiprocessing
+
+    class BrokenProcessPool(BrokenExecutor):  # type: ignore[no-redef]
+        """Stands in for the standard library's."""
 
 
 class FarmhandError(Exception):
@@ -149,6 +159,18 @@ class FarmRunning(FarmhandError):
     """This runs already: one process at a time may have this folder."""
 
 
+class FarmNotEmpty(FarmhandError):
+    """There is a farm in this folder already."""
+
+
+class BackupDamaged(FarmhandError):
+    """This file is no whole backup of a farm."""
+
+
+class NodeStuck(FarmhandError):
+    """Too many tasks that this node has given up still run in its process: it has left the farm; start it again."""
+
+
 class VersionMismatch(FarmhandError):
     """Two parts of Farmhand are of versions that do not work together."""
 
@@ -163,6 +185,10 @@ class SessionFull(FarmhandError):
 
 class NoNodeForPython(FarmhandError):
     """No node offers the Python version of this client."""
+
+
+class OtherPython(FarmhandError):
+    """What goes as bytecode was given to an environment with another Python version."""
 
 
 class BundleTooLarge(FarmhandError):
@@ -207,6 +233,10 @@ class ResultTooLarge(TaskError):
 
 class TaskRefused(TaskError):
     """The task could not be started."""
+
+
+class EnvironmentFailed(TaskError):
+    """The task's environment could not be built on the node."""
 
 
 class TaskCrashed(TaskError, BrokenProcessPool):

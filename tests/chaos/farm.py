@@ -167,13 +167,15 @@ class Client:
 
     HEAD = "from farmhand import Farm\nfrom tests.chaos.work import *\nimport sys, time\ndef say(*w): print(*w, flush=True)\n"
 
-    def __init__(self, text: str, *arguments: str, home: Path | None = None) -> None:
+    def __init__(self, text: str, *arguments: str, home: Path | None = None, stdin: bool = False) -> None:
         root = Path(__file__).resolve().parents[2]
-        environment = {**os.environ, "PYTHONPATH": str(root)}
+        paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if home is not None:
             environment["FARMHAND_HOME"] = str(home)
         self.process = subprocess.Popen(
             [sys.executable, "-c", self.HEAD + text, *arguments], env=environment, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE if stdin else None,
         )  # fmt: skip
         self.psutil = psutil.Process(self.process.pid)
 
@@ -181,6 +183,12 @@ class Client:
         """The next line it says; empty at its end."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def say(self, line: str) -> None:
+        """Tell it something; it was made with `stdin`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
     def kill(self) -> None:
         self.process.kill()
@@ -195,3 +203,5 @@ class Client:
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()

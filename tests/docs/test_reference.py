@@ -14,10 +14,11 @@ from tests.docs.generated import COMMAND, PARTS, SOURCE, with_part
 from tests.docs.markdown import DOCS, rows, section
 
 import farmhand
-from farmhand import AsyncFarm, Farm, FarmFuture, Retry, Session, SessionOptions, errors
+from farmhand import AsyncFarm, Environment, Farm, FarmFuture, Retry, Session, SessionOptions, errors, join
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
 from farmhand.engine import streams
 from farmhand.model import limits, messages
+from farmhand.node.inprocess import InProcessNode
 from farmhand.security.permissions import Role
 
 PYTHON = DOCS / "reference" / "python.md"
@@ -30,7 +31,8 @@ SIGNATURES = {
     "Farm.status": Farm.status,
     "Farm.progress": Farm.progress,
     "Farm.attach": Farm.attach,
-    "Session": Session,
+    "Session.named": Session.named,
+    "Session.detach": Session.detach,
     "SessionOptions": SessionOptions,
     "AsyncFarm": AsyncFarm,
     "AsyncFarm.submit": AsyncFarm.submit,
@@ -43,7 +45,11 @@ SIGNATURES = {
     "FarmFuture.running": FarmFuture.running,
     "FarmFuture.cancel": FarmFuture.cancel,
     "FarmFuture.kill": FarmFuture.kill,
+    "Environment": Environment,
     "Retry": Retry,
+    "join": join,
+    "InProcessNode.wait": InProcessNode.wait,
+    "InProcessNode.leave": InProcessNode.leave,
 }
 
 
@@ -99,7 +105,7 @@ def test_roles() -> None:
 def test_streams() -> None:
     page = section(DOCS / "reference" / "protocol.md", "Streams")
     made = {d["name"]: d["subjects"] for d in streams.definitions(0, 1)}
-    assert {row[0].strip("`"): row[1].strip("`").split(", ") for row in rows(page)} == made
+    assert {row[0].strip("`"): re.findall(r"[\w.*]+", row[1]) for row in rows(page)} == made
     assert f"{streams.WORK_SHARE * 100:.0f} % each" in page
 
 
@@ -161,10 +167,23 @@ NUMBERS = [
     ("how-to/map-over-generators.md", f"up to {limits.MAP_AHEAD:,} calls"),
     ("how-to/needs-and-options.md", f"measured every {limits.MEMORY_CHECK_S:g} s"),
     ("how-to/own-modules.md", f"{BUNDLE_BYTES_MAX // limits.MB} MiB and {BUNDLE_FILES_MAX:,} files"),
+    ("how-to/environments.md", f"not used for {limits.ENVIRONMENT_AGE_S / 86400:g} days"),
+    (
+        "how-to/environments.md",
+        f"more than {limits.ENVIRONMENTS_MAX}, or more than {limits.ENVIRONMENTS_BYTES_MAX >> 30} GB",
+    ),
+    ("how-to/environments.md", f"For {limits.ENVIRONMENT_FAILED_S:g} s after a failure"),
     ("how-to/drain-a-node.md", f"its grace: {limits.GRACE_S:g} s"),
     ("how-to/drain-a-node.md", f"after {limits.NODE_SILENCE_S:g} s of silence"),
     ("how-to/several-machines.md", f"pinged every {limits.PING_INTERVAL_S:g} s"),
     ("reference/protocol.md", f"The protocol number is {messages.PROTOCOL};"),
+    ("how-to/looking-back.md", f"beyond {limits.PEEK_MAX} messages"),
+    ("reference/cli.md", f"from the first {limits.PEEK_MAX} messages"),
+    ("reference/cli.md", f"deeper than {limits.EXPLAIN_MAX} messages"),
+    ("how-to/looking-back.md", f"kept for {limits.LOG_KEEP_S / 86400:g} days"),
+    ("reference/protocol.md", f"at\nmost {limits.LOG_BYTES_MAX // 1024 // limits.MB} GiB"),
+    ("how-to/looking-back.md", f"up to {limits.OUTPUT_UNSTORED_BYTES_MAX // limits.MB} MiB of lines"),
+    ("reference/protocol.md", f"(`LOG`: {limits.LOG_DEDUPE_S:g} s)"),
     ("reference/protocol.md", f"a dedupe window of {limits.DEDUPE_WINDOW_S:g} s"),
     ("reference/protocol.md", f"waits {limits.ACK_WAIT_S:g} s for a renewal"),
     ("reference/protocol.md", f"renews it each {limits.RENEW_S:g} s"),

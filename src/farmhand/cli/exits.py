@@ -30,6 +30,7 @@ _TABLE: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (errors.BadAddress, Exit.USAGE),
     (errors.BadNeed, Exit.USAGE),
     (errors.BadOption, Exit.USAGE),
+    (errors.FarmNotEmpty, Exit.USAGE),
     (errors.FarmNotRunning, Exit.NOT_RUNNING),
     (errors.FarmRunning, Exit.RUNNING),
     (errors.ServerTooOld, Exit.VERSION),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from farmhand import errors
 from farmhand.cli.main import complete_farm, heed_verbose, log_options
-
-if TYPE_CHECKING:
-    from farmhand.home.enrol import Enrolled
-    from farmhand.home.lock import Lock
-    from farmhand.node.keeper import Keeper
 
 
 @click.command("join")
@@ -30,8 +27,11 @@ if TYPE_CHECKING:
 @click.option(
     "--grace", type=click.FloatRange(0.0), metavar="S", help="Seconds for running tasks when it leaves.  [10]"
 )
+@click.option(
+    "--in-process", is_flag=True, help="One slot, as a thread of this process: where no process can be started."
+)
 @log_options
-def command(line: str, name: str, verbose: bool, **given: Any) -> None:
+def command(line: str, name: str, verbose: bool, in_process: bool, **given: Any) -> None:
     """Let this machine work for a farm. It needs the LINE that `farmhand up` printed there, once; then its ADDRESS.
 
     The NAME of a farm that `farmhand use` has saved will do as its address. What is not given here is as `farmhand config`
@@ -42,13 +42,20 @@ def command(line: str, name: str, verbose: bool, **given: Any) -> None:
     """
     from farmhand.cli.up import checked_capabilities
     from farmhand.home import saved, settings
-    from farmhand.node.keeper import Keeper, KeeperConfig
-    from farmhand.node.monitor import usable_cores
+    from farmhand.home.identity import identify
 
     checked_capabilities(given["capabilities"])
     heed_verbose(given, verbose=verbose)
+    if in_process and given["slots"] not in (None, 1):
+        raise errors.BadOption(f"--slots {given['slots']}: with --in-process a node has one slot, which is a thread")
     values = {key: each.value for key, each in settings.settle("join", given).items()}
-    identity, held = _identify(saved.address_of(line), name)
+    if in_process:
+        _work_in_process(line, name, values, verbose=verbose)
+        return
+    from farmhand.node.keeper import Keeper, KeeperConfig
+    from farmhand.node.monitor import usable_cores
+
+    identity, held = identify(saved.address_of(line), name, _say)
     with held:
         count: int = values["slots"] or usable_cores()
         log = identity.key.with_suffix(".log")
@@ -63,95 +70,53 @@ def command(line: str, name: str, verbose: bool, **given: Any) -> None:
             )
         )
         _start_logs(log.with_name(f"keeper-{identity.name}.log"), values["log_level"], verbose=verbose)
-        _obey_signals(keeper)
+        _obey_signals(keeper.stop, keeper.hurry)
         click.echo(f"Working for {identity.address} as {identity.name} with {count} slots. Log: {log}")
         sys.stdout.flush()
         keeper.run()
     click.echo("Left the farm.")
 
 
-def _identify(text: str, wanted: str) -> tuple[Enrolled, Lock]:
-    """Who this machine is in that farm, taken in if that is still to be done, and a lock that keeps it to this process.
-
-    Raises: `BadAddress`, `FarmRunning`, `CredentialMissing`, and for a first join what `enrol` raises.
-    """
-    from farmhand import errors
-    from farmhand.home import paths
-    from farmhand.home.enrol import earlier, enrol
-    from farmhand.model.address import parse_address
-    from farmhand.security.joinline import parse_join_line
-    from farmhand.security.permissions import Role, check_name
-
-    if wanted:
-        check_name(wanted)
-    address = parse_address(text)
-    has_token = bool(address.token)
-    if has_token:
-        address = parse_join_line(text).address
-    known = earlier(address, Role.NODE, wanted)
-    name, held = _free_name(paths.known(address), [each.name for each in known], wanted, paths.machine_name())
-    known = [each for each in known if each.name == name]
-    try:
-        if has_token:
-            return enrol(text, Role.NODE, name), held
-        if known:
-            return known[0], held
-        raise errors.CredentialMissing(  # noqa: TRY301 (it ends like the others)
-            f"this machine has not joined {address} yet; use the farm's join line the first time"
-        )
-    except errors.EngineUnreachable as error:
-        if known:
-            click.echo(f"farmhand: {error}; trying on", err=True)
-            return known[0], held
-        _forget(held, keep=bool(wanted))
-        raise
-    except BaseException:
-        _forget(held, keep=bool(wanted or known))
-        raise
+def _say(text: str) -> None:
+    click.echo(f"farmhand: {text}", err=True)
 
 
-def _forget(held: Lock, *, keep: bool) -> None:
-    """After a join that failed: let go of the name, and leave nothing behind of one that was made for it."""
-    if not keep:
-        held.path.unlink(missing_ok=True)
-        held.path.with_suffix(".nk").unlink(missing_ok=True)
-    held.release()
+def _work_in_process(line: str, name: str, values: dict[str, Any], *, verbose: bool) -> None:
+    """The whole node in this process."""
+    import io
+
+    from farmhand.node.inprocess import join
+
+    with join(line, name=name, capabilities=values["capabilities"], grace=values["grace"]) as node:
+        log = node.identity.key.with_suffix(".log")
+        _start_logs(log, values["log_level"], verbose=verbose, part="farmhand.node")
+        with contextlib.suppress(OSError, ValueError):  # a device without signals
+            _obey_signals(node.leave, node.leave)
+        sys.stdin = io.StringIO()  # as of any slot: what a task wants to read is not there
+        click.echo(f"Working for {node.identity.address} as {node.name} with 1 slot in this process. Log: {log}")
+        sys.stdout.flush()
+        node.wait()
+    click.echo("Left the farm.")
 
 
-def _free_name(folder: Path, known: list[str], wanted: str, machine: str) -> tuple[str, Lock]:
-    """The wanted name, or an earlier one that no process of this machine uses now, or a new one; and its lock."""
-    import secrets
-
-    from farmhand import errors
-    from farmhand.home.lock import Holder, Lock
-
-    for name in [wanted] if wanted else [*known, f"{machine}-{secrets.token_hex(2)}"]:
-        try:
-            return name, Lock(folder / f"node-{name}.lock", Holder(os.getpid()))
-        except errors.FarmRunning:
-            if wanted:
-                raise errors.FarmRunning(f"the node {name!r} of that farm runs on this machine already") from None
-    raise AssertionError("a new name is free")
-
-
-def _obey_signals(keeper: Keeper) -> None:
+def _obey_signals(stop: Callable[[], None], hurry: Callable[[], None]) -> None:
     asked = 0
 
     def end(_number: int, _frame: object) -> None:
         nonlocal asked
         asked += 1
-        (keeper.stop if asked == 1 else keeper.hurry)()
+        (stop if asked == 1 else hurry)()
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), end)
 
 
-def _start_logs(path: Path, level: str, *, verbose: bool) -> None:
+def _start_logs(path: Path, level: str, *, verbose: bool, part: str = "farmhand.host") -> None:
     """This process's own log; what it warns of on the terminal too."""
     import logging
 
     from farmhand.home.logs import show_on_terminal, start_logging
 
     start_logging(path, level)
-    show_on_terminal(logging.DEBUG if verbose else logging.WARNING)
+    show_on_terminal(logging.DEBUG if verbose else logging.WARNING, part)

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Self
+from typing import Final
 
 import click
 
+from farmhand.cli.contact import Contact
 from farmhand.cli.main import farm_option, json_option
 from farmhand.cli.status_report import Report, add_means, add_rates
 
@@ -46,8 +47,8 @@ def command(watch: bool, farm: str | None, join_line: bool, as_json: bool) -> No
 
 
 async def _once(farm: str | None, as_json: bool) -> None:
-    async with _Contact(farm) as contact:
-        report = add_means(await contact.look())
+    async with Contact(farm) as contact:
+        report = add_means(await contact.ask("status"))
     if as_json:
         click.echo(json.dumps(report))
         return
@@ -63,14 +64,14 @@ async def _watch(farm: str | None, as_json: bool) -> None:
     from farmhand import errors
 
     loop = asyncio.get_running_loop()
-    async with _Contact(farm) as contact:
-        before, at = await contact.look(), loop.time()
+    async with Contact(farm) as contact:
+        before, at = await contact.ask("status"), loop.time()
         with _screen(as_json) as show:
             show(add_means(before))
             while True:
                 await asyncio.sleep(_LOOK_S)
                 try:
-                    report, now = await contact.look(), loop.time()
+                    report, now = await contact.ask("status"), loop.time()
                 except (errors.EngineError, TimeoutError) as error:
                     show({"error": str(error), "kind": type(error).__name__})
                     continue
@@ -91,28 +92,3 @@ def _screen(as_json: bool) -> Iterator[Callable[[Report], None]]:
 
     with Live(auto_refresh=False) as live:
         yield lambda report: live.update(Text(report["error"]) if "error" in report else overview(report), refresh=True)
-
-
-class _Contact:
-    """A connection that looks at the farm and does nothing else."""
-
-    def __init__(self, farm: str | None) -> None:
-        from farmhand.client.contact import meant_farm
-
-        self._meant = meant_farm(farm)
-
-    async def __aenter__(self) -> Self:
-        from farmhand.engine.connection import Connection
-
-        self._connection = await Connection.open(self._meant.connect())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._connection.close()
-
-    async def look(self) -> dict[str, Any]:
-        """What the steward knows, and where that is."""
-        from farmhand.engine.asking import ask_steward
-
-        report: dict[str, Any] = await ask_steward(self._connection, "status")
-        return {"address": str(self._connection.options.address), **report}

@@ -8,6 +8,7 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 from farmhand import errors
 from farmhand.client.beat import beat_of
+from farmhand.client.failures import Failures
 from farmhand.client.futures import FarmFuture
 from farmhand.client.lanes import Lanes
 from farmhand.client.link import DriverConfig, Link
@@ -34,6 +36,7 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token, session_id
 from farmhand.model.messages import Control
 from farmhand.model.needs import Lane
+from farmhand.model.peers import readable_report
 
 log = logging.getLogger("farmhand.client")
 
@@ -51,6 +54,7 @@ class Driver(Link):
         self.sender: Sender
         self.results: Results
         self._lock = threading.RLock()
+        self.numbers = itertools.count(1)  # for tasks; taken by any thread
         self._inbox: deque[tuple[Group, Task]] = deque()
         self._awake = False
         self._idle = threading.Condition()
@@ -59,6 +63,7 @@ class Driver(Link):
         self.fetching: set[FarmFuture[Any]] = set()  # whose tasks are done and whose values are on their way
         self._tick: asyncio.TimerHandle | None = None
         self._unpurged = 0
+        self._failures = Failures(self)
 
     # ---- life
 
@@ -77,7 +82,7 @@ class Driver(Link):
         self.sender = Sender(self)
         self.results = Results(self)
         self._reader = OrderedReader(
-            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result
+            self.connection, subjects.RESULT, subjects.result(self.session_id, "*"), self._on_result, anew=True
         )
         connection = self.connection
         connection.subscribe(subjects.started(self.session_id, "*"), self._on_started)
@@ -234,7 +239,7 @@ class Driver(Link):
         self.bytes_in += len(data)
         try:
             header, body = messages.split(data)
-            report = messages.read_report(header)
+            report = readable_report(header)
         except errors.BadMessage as error:
             log.warning("a report cannot be read: %s", error)
             return
@@ -386,6 +391,10 @@ class Driver(Link):
     def counts(self) -> Counts:
         """What this session has done so far."""
         return self.core.counts
+
+    def on_failed(self, effect: core.Ended) -> None:
+        """See `Link`. The engine keeps it for a while."""
+        self._failures.note(effect)
 
     def on_initializer_failed(self, error: Exception) -> None:
         """No task of this session can run."""

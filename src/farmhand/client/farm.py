@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -16,6 +17,7 @@ from farmhand import errors
 from farmhand.client import ending
 from farmhand.client.driver import Driver
 from farmhand.client.embedded import EmbeddedFarm
+from farmhand.client.environments import Environment, as_recipe, check_call, checked_calls, offer
 from farmhand.client.futures import FarmFuture
 from farmhand.client.link import DriverConfig
 from farmhand.client.mapping import map_all, map_lazily
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Env = str | os.PathLike[str] | Sequence[str] | Environment
 
 
 class _View(Executor):
@@ -84,18 +87,21 @@ class _View(Executor):
         return map_lazily(submit_many, calls, timeout, buffersize or limits.MAP_AHEAD)
 
     def options(self, *, needs: Iterable[str] = (), retries: int | Retry = 0, timeout: float | None = None,
-                priority: int = 0, name: str = "", state: str = "fresh") -> FarmView:  # fmt: skip
+                priority: int = 0, name: str = "", state: str = "fresh", env: Env | None = None) -> FarmView:  # fmt: skip
         """An Executor on the same farm whose submissions have these options.
 
         needs: what the node must have, for example `["cpus=2", "mem=8GiB", "latex"]`. retries: how often to run again, or a
         `Retry`. timeout: seconds from the start of the run. priority: -100 to 100, higher first. name: for people.
         state: what a call finds in the globals of your code: `"fresh"`, as imports and the initializer left them; `"session"`, as the
-        last call of this session in the same slot left them; `"process"`, fresh in a process of its own.
+        last call of this session in the same slot left them; `"process"`, fresh in a process of its own. env: the environment
+        that they run in, as for `Farm`; without it that of the Farm, `[]` for the node's own Python.
         Raises: `BadNeed`, `BadOption`.
         """
+        recipe = self._farm._options.recipe if env is None else as_recipe(env)
+        kept = as_state(state, self._farm.session)
         given = TaskOptions(
-            lane=own_lane(needs, priority), retry=as_retry(retries), timeout=as_timeout(timeout), name=as_name(name),
-            state=as_state(state, self._farm.session),
+            lane=own_lane(needs, priority, recipe, process=kept.process), retry=as_retry(retries),
+            timeout=as_timeout(timeout), name=as_name(name), state=kept, recipe=recipe,
         )  # fmt: skip
         return FarmView(self._farm, given)
 
@@ -128,27 +134,22 @@ class Farm(_View):
         client keeps under way at most.
     initializer, initargs: run once in each slot before its first task of this Farm.
     on_client_loss: `"kill"` stops this client's running tasks when it dies, `"finish"` lets them end. What waits is withdrawn.
-    output: whether what tasks print reaches this process's terminal.
+    output: whether what tasks print reaches this process's terminal. `farmhand logs` shows it in any case.
     nodes: agents of an embedded farm; its slots are shared out among them.
     session: the name of a session that outlives this client, or `SessionOptions`; then this is a `Session`.
     shared_memory: on a farm that is all on this machine large values go through its memory; `False` sends them through the
         engine, as between machines.
+    env: what tasks find installed, built once on each node by `uv`: a list of requirements, a requirements file, a version of
+        Python such as `"3.12"`, or an `Environment`. Without it the node's own Python.
 
     Raises: `BadAddress`, `BadOption`, `EngineUnreachable`, `CredentialRefused`, `CredentialMissing`, `VersionMismatch`, within 5 s.
     """
 
-    def __new__(cls, *_args: Any, session: str | SessionOptions | None = None, **_options: Any) -> Self:
-        """With `session=`, a `Session`."""
-        if cls is Farm and session is not None:
-            from farmhand.client.session import Session
-
-            return super().__new__(Session)  # type: ignore[return-value]
-        return super().__new__(cls)
-
     def __init__(self, address: str | None = None, *, max_workers: int | None = None,
                  initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
                  on_client_loss: str = "kill", output: bool = True, nodes: int = 1,
-                 shared_memory: bool = True, session: str | SessionOptions | None = None) -> None:  # fmt: skip
+                 shared_memory: bool = True, session: str | SessionOptions | None = None,
+                 env: Env | None = None) -> None:  # fmt: skip
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -156,7 +157,11 @@ class Farm(_View):
         if on_client_loss not in ("kill", "finish"):
             raise errors.BadOption(f"on_client_loss={on_client_loss!r}: 'kill' or 'finish'")
         address = chosen_farm(address)
-        self._options = TaskOptions(lane=own_lane())
+        if session is not None:
+            self._become_session(session, address)
+        recipe = None if env is None else as_recipe(env)
+        self._options = TaskOptions(lane=own_lane(recipe=recipe), recipe=recipe)
+        self._initializer = (initializer, initargs)
         self._max_workers = max_workers or usable_cores()
         self._packer = Packer()
         self._groups: dict[tuple[Any, ...], Group] = {}
@@ -177,7 +182,7 @@ class Farm(_View):
             config.spool = ""
         if self._embedded is None and max_workers is None:  # what libraries that take an Executor read
             self._max_workers = int(self._driver.farm["slots"]) or self._max_workers
-        self._base = self._first_profile(Profile("", output=output, local=bool(config.spool)))
+        self._base = self._first_profile(Profile("", local=bool(config.spool)))
         ending.remember(self)
         if initializer is not None:
             try:
@@ -186,11 +191,19 @@ class Farm(_View):
                 self.shutdown()
                 raise
 
-    __new__.__wrapped__ = __init__  # type: ignore[attr-defined]  # its signature is what help() is to show
-
     @property
     def _farm(self) -> Farm:
         return self
+
+    def _become_session(self, session: str | SessionOptions, address: str | None) -> None:
+        from farmhand.client.session import Session
+
+        if address is None:
+            raise errors.BadOption(
+                f"session={session!r}: a session that outlives this process needs a farm that does; start one with "
+                "`farmhand up`, and give its address"
+            )
+        self.__class__ = Session
 
     def _new_driver(self, config: DriverConfig, _session: str | SessionOptions | None) -> Link:
         return Driver(config)
@@ -229,6 +242,8 @@ class Farm(_View):
         self, options: TaskOptions, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FarmFuture[Any]:
         self._check_open()
+        if options.recipe is not None:
+            check_call(options.recipe, fn, args, kwargs, self._initializer)
         future: FarmFuture[Any] = FarmFuture(self._driver)
         entry, size, bundles = self._pack(args, kwargs)
         group = self._group(options, fn, bundles)
@@ -247,7 +262,7 @@ class Farm(_View):
         plain = self._group(options, fn, ())
         futures: list[FarmFuture[Any]] = []
         tasks: list[Task] = []
-        for args in calls:
+        for args in checked_calls(options.recipe, (fn, self._initializer), calls):
             entry, size, bundles = pack(args, {})
             group = plain if not bundles else self._group(options, fn, bundles)
             if tasks and tasks[-1].group is not group:
@@ -343,7 +358,8 @@ class Farm(_View):
             self._offer_bundles(code.bundles)
             union = tuple(sorted({*code.bundles, *bundles, *self._base.bundles}))
             name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None) or type(fn).__name__
-            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base), options.retry)
+            recipe = offer(self._driver, options.recipe)
+            group = Group(options.lane, options.profile(code.hash, str(name), union, self._base, recipe), options.retry)
             if len(self._groups) >= limits.GROUPS_MAX:
                 for old in [k for k, g in list(self._groups.items()) if not g.active][: limits.GROUPS_MAX // 2]:
                     self._groups.pop(old, None)
@@ -365,9 +381,7 @@ class Farm(_View):
 
     def attach(self, session: str) -> Session:
         """The named session of this farm: its futures, and more submits. It must exist. Raises `SessionUnknown`."""
-        from farmhand.client.session import Session
-
-        return Session(self._address, session=SessionOptions(session, create=False))
+        return cast("Session", Farm(self._address, session=SessionOptions(session, create=False)))
 
     @property
     def session(self) -> str:

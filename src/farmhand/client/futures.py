@@ -39,8 +39,15 @@ class FarmFuture(Future[T], Generic[T]):
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
         self._driver: Link | None = driver
+        self._session = driver.session_id
+        self.number = next(driver.numbers)
         self._task: Task | None = None
         self._entry: Any = None  # packed arguments, until there is an outcome
+
+    @property
+    def task_id(self) -> str:
+        """`SESSION/NUMBER`, by which `farmhand logs` and `farmhand explain` know the task, also when it is done."""
+        return f"{self._session}/{self.number}"
 
     if not TYPE_CHECKING:  # the standard one is an attribute, and so it is to a type checker
 

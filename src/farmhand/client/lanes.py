@@ -72,6 +72,7 @@ class Lanes:
             return False
         self._made.pop(lane.id, None)  # a later submit asks again
         text = f"this client runs Python {lane.python}; the farm's nodes offer {', '.join(offered)}"
+        text += f"; with env={lane.python!r} they build one"
         self._driver.fail_lane(lane.id, errors.NoNodeForPython(text))
         return True
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import urllib.parse
 from typing import NamedTuple
 
 from farmhand.core.tasks import Group
 from farmhand.model.messages import Profile, Run
-from farmhand.model.named import Place
+from farmhand.model.named import Place, heading_of
 from farmhand.model.needs import Lane
 from farmhand.model.retry import Retry
 
@@ -20,11 +19,6 @@ class Entry(NamedTuple):
     first: int
     tasks: int
     name: str
-
-
-def heading(count: int, name: str) -> str:
-    """The header by which a block's place in the order is known without its body."""
-    return f"{count} {urllib.parse.quote(name)}"
 
 
 class Ledger:
@@ -39,11 +33,11 @@ class Ledger:
         self._records: dict[int, list[tuple[int, int, int]]] = {}  # by block: first index, tasks, the record's sequence
 
     def on_block(self, sequence: int, said: str) -> None:
-        """A stored block; `said` is its `heading`."""
+        """A stored block; `said` is its `HEADER`."""
         if sequence in self._at:
             return
-        count, _, name = said.partition(" ")
-        entry = Entry(sequence, self.count, int(count), urllib.parse.unquote(name))
+        tasks, name = heading_of(said)
+        entry = Entry(sequence, self.count, tasks, name)
         self._firsts.append(self.count)
         self._at[sequence] = len(self.blocks)
         self._named.setdefault(entry.name, []).append(len(self.blocks))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,16 +19,17 @@ from farmhand import errors
 from farmhand.engine.asking import ask_steward
 from farmhand.engine.connection import Connection, Options
 from farmhand.home.process import new_loop
-from farmhand.model import limits, messages
-from farmhand.model.version import VERSION
+from farmhand.model import limits
 
 if TYPE_CHECKING:
     from farmhand.client.futures import FarmFuture
     from farmhand.client.results import Results
     from farmhand.client.sending import CodeSender
+    from farmhand.core.session import Ended
     from farmhand.core.tasks import Counts, Group, Task
     from farmhand.engine.stored import Publisher
     from farmhand.model.named import SessionState
+from farmhand.model.peers import check_peer
 
 log = logging.getLogger("farmhand.client")
 
@@ -49,6 +51,7 @@ class Link:
         self.config = config
         self.farm: dict[str, Any] = {}  # what the steward said of itself
         self.broken: Exception | None = None
+        self.numbers: Iterator[int] = itertools.repeat(0)  # for tasks, when they have one before they are stored
         self.connection: Connection
         self.loop: asyncio.AbstractEventLoop
         self.closing: asyncio.Event
@@ -142,6 +145,10 @@ class Link:
         """In a forked child: nothing that waits there would ever end, so everything ends with an error."""
         raise NotImplementedError
 
+    def on_failed(self, effect: Ended) -> None:
+        """A task ended badly; its arguments are still here."""
+        raise NotImplementedError
+
     def on_initializer_failed(self, error: Exception) -> None:
         """A slot says so."""
         raise NotImplementedError
@@ -188,11 +195,8 @@ class Link:
     async def _greet(self) -> None:
         """The steward's answer tells versions. It may be starting."""
         self.farm = await self.request("hello", timeout=limits.EMBEDDED_START_S)
-        if self.farm["protocol"] != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {self.farm['version']} (protocol {self.farm['protocol']}), this client {VERSION} "
-                f"(protocol {messages.PROTOCOL}); update the older one"
-            )
+        address = self.connection.options.address
+        check_peer(f"the farm at {address}", self.farm["version"], self.farm["protocol"], "this client")
 
     async def request(self, verb: str, body: bytes = b"", *, timeout: float = limits.REQUEST_S) -> Any:
         """A request to the steward, as `ask_steward` makes it."""

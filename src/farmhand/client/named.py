@@ -20,11 +20,11 @@ import msgspec
 from farmhand import errors
 from farmhand.client import ending
 from farmhand.client.futures import FarmFuture, settle
-from farmhand.client.ledger import Ledger, heading
+from farmhand.client.ledger import Ledger
 from farmhand.client.link import DriverConfig, Link
 from farmhand.client.output import OutputPrinter
-from farmhand.client.records import Records, positions_in
-from farmhand.client.results import Body, KeptResults
+from farmhand.client.records import Record, Records
+from farmhand.client.results import KeptResults
 from farmhand.client.sending import CodeSender, cut_large
 from farmhand.client.stopping import Stopper
 from farmhand.code.values import pack_values
@@ -42,9 +42,7 @@ from farmhand.model.named import (
     Place,
     SessionRequest,
     SessionState,
-    Settled,
-    places_of,
-    read_settled,
+    heading,
     read_state,
 )
 from farmhand.model.outcome import Kind
@@ -270,6 +268,7 @@ class NamedDriver(Link):
             self._newest = max(self._newest, sequence)
             for index, task in enumerate(tasks):
                 task.token, task.index = Token(sequence), index
+                task.cargo.number = messages.number_of(sequence, index)
                 task.state = TaskState.SENT
                 task.cargo._entry = _STORED
                 place = sequence, index
@@ -309,32 +308,30 @@ class NamedDriver(Link):
                 self._idle.notify_all()
 
     def _on_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
-        header, body = messages.split(data)
-        settled = read_settled(header)
+        record = Record(data)
         with self._lock:
-            self.ledger.on_record(sequence, settled.runs)
-            if self._running:
-                for place in places_of(settled.runs):
-                    self._running.pop(place, None)
-            if not self._futures:
+            self.ledger.on_record(sequence, record.settled.runs)
+            if not self._futures and not self._running:
                 return
-            found = [(at, future) for at, place in enumerate(places_of(settled.runs))
+            places = record.places()
+            for place in places if self._running else ():
+                self._running.pop(place, None)
+            found = [(at, future) for at, place in enumerate(places)
                      if (future := self._futures.pop(place, None)) is not None]  # fmt: skip
         if found:
-            self.settle(settled, Body(settled, body), found)
+            record.open()
+            self.settle(record, found)
 
-    def settle(self, settled: Settled, body: Body, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
-        """End futures with what a record says of them: (place in the record, future)."""
-        attempts_of = dict(enumerate(settled.attempts))  # none of withdrawn tasks
-        marks = {mark.index: (mark, attempts_of.get(at, 0)) for at, mark in enumerate(settled.marks)}
-        positions = positions_in(settled, marks)
+    def settle(self, record: Record, wanted: Iterable[tuple[int, FarmFuture[Any]]]) -> None:
+        """End futures with what a record says of them: (position in the record, future)."""
+        body, settled = record.body, record.settled
         ready: list[tuple[FarmFuture[Any], Any]] = []
         for at, future in wanted:
             self._own -= future._entry is not None
-            mark, attempts = marks.get(at, (None, 0))
-            task = future._task
+            mark, attempts = record.mark(at)
+            position, task = record.position(at), future._task
             if mark is None:
-                entry = body.entries[positions[at]] if positions[at] < len(body.entries) else b""
+                entry = body.entries[position] if position < len(body.entries) else b""
                 if type(entry) is tuple:
                     ready.append((future, entry[0]))
                 else:
@@ -343,7 +340,7 @@ class NamedDriver(Link):
                 future._withdraw()
             elif task is not None:
                 task.attempts = attempts
-                position = positions[at] if mark.kind is Kind.RAISED else -1
+                position = position if mark.kind is Kind.RAISED else -1
                 self.results.end(core.Ended(task, mark, position, settled.node, settled.slot), body)
         settle(ready)
         self.wake_waiters()
@@ -389,6 +386,7 @@ class NamedDriver(Link):
             if known is not None:
                 return known
             future: FarmFuture[Any] = FarmFuture(self)
+            future.number = messages.number_of(*place)
             future._task = task = Task(self.ledger.group(place), 0, future)
             task.token, task.index, task.state = Token(place[0]), place[1], TaskState.SENT
             self._seen[place] = future
@@ -487,6 +485,9 @@ class NamedDriver(Link):
 
     def forget(self, _entry: Any) -> None:
         """Stored arguments stay until the session is removed."""
+
+    def on_failed(self, effect: core.Ended) -> None:
+        """The caretaker knows."""
 
     def on_initializer_failed(self, _error: Exception) -> None:
         """Each task says so by itself; the session may have others."""

@@ -11,9 +11,10 @@ import msgspec
 
 from farmhand import errors
 from farmhand.model import messages
+from farmhand.model.environment import Recipe
 from farmhand.model.messages import Profile, State
 from farmhand.model.named import SessionRequest
-from farmhand.model.needs import Lane, Need, parse_need, quantity
+from farmhand.model.needs import PROCESS, Lane, Need, parse_need, quantity
 from farmhand.model.retry import Retry
 from farmhand.model.span import parse_span
 from farmhand.model.version import VERSION
@@ -63,11 +64,12 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0.0
     name: str = ""
     state: State = State()
+    recipe: Recipe | None = None  # of the environment; None: the node's own Python
 
-    def profile(self, code: str, name: str, bundles: tuple[str, ...], base: Profile) -> Profile:
-        """The profile of a callable under these options."""
+    def profile(self, code: str, name: str, bundles: tuple[str, ...], base: Profile, environment: str) -> Profile:
+        """The profile of a callable under these options. `environment` is the hash of the recipe."""
         return msgspec.structs.replace(base, code=code, name=self.name or name, bundles=bundles, timeout=self.timeout,
-                                       memory=self.lane.memory, state=self.state)  # fmt: skip
+                                       memory=self.lane.memory, state=self.state, environment=environment)  # fmt: skip
 
 
 def as_state(state: Any, session: str) -> State:
@@ -78,14 +80,20 @@ def as_state(state: Any, session: str) -> State:
     return known[state]
 
 
-def own_lane(needs: Iterable[str] = (), priority: Any = 0) -> Lane:
-    """The lane of Python calls of this interpreter's version with these needs. Raises `BadNeed`, `BadOption`."""
+def own_lane(
+    needs: Iterable[str] = (), priority: Any = 0, recipe: Recipe | None = None, *, process: bool = False
+) -> Lane:
+    """The lane of Python calls of this interpreter's version with these needs, and a `process` for each call if wanted.
+
+    A recipe that names its Python can be followed by nodes of any version. Raises: `BadNeed`, `BadOption`.
+    """
     if isinstance(needs, str):
         raise errors.BadOption(f"needs={needs!r}: write a list, for example needs=[{needs!r}]")
     if type(priority) is not int or not -100 <= priority <= 100:
         raise errors.BadOption(f"priority={priority!r}: a whole number from -100 to 100; higher runs first")
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Lane(tuple(sorted(_parse(need) for need in needs)), python, priority)
+    python = "" if recipe is not None and recipe.python else f"{sys.version_info.major}.{sys.version_info.minor}"
+    wanted = {_parse(need) for need in needs} | ({Need(PROCESS)} if process or recipe is not None else set())
+    return Lane(tuple(sorted(wanted)), python, priority)
 
 
 def _parse(need: object) -> Need:

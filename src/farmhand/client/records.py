@@ -1,4 +1,4 @@
-"""Records of a named session's outcomes that were read over, and are wanted after all."""
+"""The records of a named session's outcomes, as they come and as they are asked for again."""
 
 from __future__ import annotations
 
@@ -27,12 +27,47 @@ _KEPT: Final = 16  # neighbours are asked for one after another
 _AT_ONCE: Final = 8  # requests under way: records may be large
 
 
+class Record:
+    """One record: what happened to each of its tasks. `body` is opened when it is first needed."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        header, self._bytes = messages.split(data)
+        self.settled: Settled = read_settled(header)
+        self.body: Body
+        self._marks: dict[int, tuple[Mark, int]] = {}
+        self._positions: list[int] = []
+
+    def open(self) -> None:
+        """Make `mark` and `position` answer."""
+        settled = self.settled
+        self.body = Body(settled, self._bytes)
+        attempts = dict(enumerate(settled.attempts))  # a withdrawn task had none
+        self._marks = {mark.index: (mark, attempts.get(at, 0)) for at, mark in enumerate(settled.marks)}
+        position = 0
+        for at in range(sum(count for _, _, count in settled.runs)):
+            self._positions.append(position)
+            known = self._marks.get(at)
+            position += known is None or known[0].kind is Kind.RAISED
+
+    def places(self) -> list[Place]:
+        """Its tasks, in order."""
+        return list(places_of(self.settled.runs))
+
+    def mark(self, at: int) -> tuple[Mark | None, int]:
+        """What happened to the task at that position, None for success; and in which attempt."""
+        return self._marks.get(at, (None, 0))
+
+    def position(self, at: int) -> int:
+        """Where in the body its entry is."""
+        return self._positions[at]
+
+
 class Records:
     """Reads records from the engine, each once for all that wait for it, and keeps the last few. Used on the loop only."""
 
     def __init__(self, driver: NamedDriver) -> None:
         self._driver = driver
-        self._kept: OrderedDict[int, tuple[Settled, Body]] = OrderedDict()
+        self._kept: OrderedDict[int, Record] = OrderedDict()
         self._wanted: dict[int, list[tuple[Place, FarmFuture[Any]]]] = {}
         self._queue: deque[int] = deque()
         self._readers = 0
@@ -54,32 +89,31 @@ class Records:
             while self._queue:
                 sequence = self._queue.popleft()
                 try:
-                    settled, body = await self._record(sequence)
+                    record = await self._record(sequence)
                 except errors.FarmhandError as error:
                     wanted = self._wanted.pop(sequence)
                     for _, future in wanted:
                         driver.results.fail(future, error)
                 else:
                     wanted = self._wanted.pop(sequence)
-                    at = {place: number for number, place in enumerate(places_of(settled.runs))}
-                    driver.settle(settled, body, [(at[place], future) for place, future in wanted])
+                    at = {place: number for number, place in enumerate(record.places())}
+                    driver.settle(record, [(at[place], future) for place, future in wanted])
                 driver.on_fetched(future for _, future in wanted)
         finally:
             self._readers -= 1
 
-    async def _record(self, sequence: int) -> tuple[Settled, Body]:
+    async def _record(self, sequence: int) -> Record:
         known = self._kept.get(sequence)
         if known is not None:
             return known
         msg = await self._ask(msgspec.json.encode({"seq": sequence}))
         if msg.status:
             raise errors.SessionUnknown(f"the outcomes of session {self._driver.state.name!r} are gone: it was removed")
-        header, body = messages.split(bytes(msg.data))
-        settled = read_settled(header)
-        found = self._kept[sequence] = settled, Body(settled, body)
+        record = self._kept[sequence] = Record(bytes(msg.data))
+        record.open()
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
-        return found
+        return record
 
     async def _ask(self, question: bytes) -> Msg:
         connection = self._driver.connection
@@ -90,14 +124,3 @@ class Records:
                 log.debug("a record is asked for again: %s", error)
                 await asyncio.sleep(limits.RECONNECT_FIRST_S)
                 await connection.wait_connected()
-
-
-def positions_in(settled: Settled, marks: dict[int, tuple[Mark, int]]) -> list[int]:
-    """Where in the body each task of a record has its entry, or would have."""
-    found: list[int] = []
-    position = 0
-    for at in range(sum(count for _, _, count in settled.runs)):
-        found.append(position)
-        known = marks.get(at)
-        position += known is None or known[0].kind is Kind.RAISED
-    return found

@@ -41,6 +41,7 @@ _ERRORS: Final[dict[Kind, type[errors.TaskError]]] = {
     Kind.LOST: errors.TaskCrashed,
     Kind.REFUSED: errors.TaskRefused,
     Kind.INITIALIZER: errors.InitializerFailed,
+    Kind.ENVIRONMENT: errors.EnvironmentFailed,
 }
 
 
@@ -87,6 +88,7 @@ class Results:
     def __init__(self, driver: Link) -> None:
         self._driver = driver
         self._streams = asyncio.Semaphore(_STREAMS_MAX)
+        self._fetched: set[str] = set()  # values that are on their way
 
     def read(self, report: Report, body: memoryview) -> Body:
         """Open a report's body."""
@@ -110,6 +112,8 @@ class Results:
     def take(self, future: FarmFuture[Any], entry: bytes | None, ref: BlobRef | None) -> None:
         """End a future with a value that is pickled here, or beside the message."""
         if entry is None:
+            if ref is not None:
+                self._fetched.add(ref.id)  # at once: the next report may be the same one
             self._later(future, self._fetch(future, ref))
         elif len(entry) > _DECODE_INLINE_BYTES:
             self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
@@ -119,6 +123,8 @@ class Results:
     def discard(self, body: Body) -> None:
         """Remove values that came for nobody: their tasks were cancelled, or ended by another attempt."""
         for ref in body.blobs.values():
+            if ref.id in self._fetched:  # the same report once more, after the farm was put back from a backup
+                continue
             self.forget(Large(ref.id, ref.size, ref.path))
 
     def _open(self, future: FarmFuture[Any], read: Callable[[], Any]) -> None:
@@ -156,6 +162,12 @@ class Results:
         """A large value: from a file on this machine, or streamed from the engine straight into the unpickler."""
         if ref is None:
             raise errors.ResultUndecodable("the task succeeded, but its report lacks the value")
+        try:
+            await self._fetch_value(future, ref)
+        finally:
+            self._fetched.discard(ref.id)
+
+    async def _fetch_value(self, future: FarmFuture[Any], ref: BlobRef) -> None:
         if ref.path:
             await asyncio.to_thread(self._open, future, lambda: _read_file(Path(ref.path)))
             return
@@ -183,6 +195,7 @@ class Results:
     def end(self, effect: core.Ended, body: Body | None) -> None:
         """This task did not succeed. Without a body it was no report that ended it."""
         future: FarmFuture[Any] = effect.task.cargo
+        self._driver.on_failed(effect)
         if type(future._entry) is Large:
             self.forget(future._entry)
         mark = effect.mark
@@ -334,7 +347,7 @@ def _where(effect: core.Ended) -> str:
     """Where a task ended, for people."""
     task = effect.task
     place = f"node {effect.node}, slot {effect.slot}" if effect.slot >= 0 else "no node"
-    return f"Task {task.group.profile.name or 'task'!r} on {place}, attempt {task.attempts}."
+    return f"Task {task.group.profile.name or 'task'!r} on {place}, attempt {task.attempts} ({task.cargo.task_id})."
 
 
 def _say(mark: Mark, timeout: float, problem: str) -> str:

@@ -50,7 +50,7 @@ class CodeSender:
 
     def missing(self, profile: Profile) -> list[str]:
         """What a message with this profile needs and the engine does not have."""
-        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs)
+        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
         return [code for code in hashes if code and code not in self._stored]
 
     async def store_code(self, code: str) -> None:
@@ -106,10 +106,11 @@ class Sender(CodeSender):
         # one withdrawn meanwhile has no arguments any more: the node drops it
         entries, refs = cut_large([task.cargo._entry if task is not None else () for task in tasks])
         alone = any(task is not None and task.careful for task in tasks)
+        numbers = messages.span_of([task.cargo.number if task is not None else 0 for task in tasks])
         expected = max(0.0, group.mean) * batch.count
         driver = self._driver
         work = Work(messages.PROTOCOL, driver.session_id, batch.token, batch.count, group.profile, expected, alone, batch.attempt,
-                    refs)  # fmt: skip
+                    refs, numbers=numbers)  # fmt: skip
         frame = messages.pack(work, pack_values(entries))
         self.bytes_out += len(frame)
 

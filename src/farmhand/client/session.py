@@ -14,7 +14,6 @@ from farmhand.client.futures import FarmFuture
 from farmhand.client.link import DriverConfig
 from farmhand.client.named import NamedDriver
 from farmhand.client.options import SessionOptions
-from farmhand.home.settings import chosen_farm
 from farmhand.model import limits
 from farmhand.model.messages import Profile
 from farmhand.model.named import SessionState
@@ -32,14 +31,6 @@ class Session(Farm):
     """
 
     _driver: NamedDriver
-
-    def __init__(self, address: str | None = None, *, session: str | SessionOptions, **options: Any) -> None:
-        if chosen_farm(address) is None:
-            raise errors.BadOption(
-                f"session={session!r}: a session that outlives this process needs a farm that does; start one with "
-                "`farmhand up`, and give its address"
-            )
-        super().__init__(address, session=session, **options)
 
     def _new_driver(self, config: DriverConfig, session: str | SessionOptions | None) -> NamedDriver:
         config.spool = ""  # a file in a machine's memory does not outlive anything

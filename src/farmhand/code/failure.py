@@ -41,7 +41,7 @@ def pack_exception(exc: BaseException, note: str = "") -> bytes:
     try:
         text = _traceback_text(exc)
     except BaseException as error:  # noqa: BLE001 - a traceback may hold anything
-        text = f"(the traceback could not be formatted: {_say(error)})"
+        text = f"(the traceback could not be formatted: {say_exception(error)})"
     links = [tuple(link) for link in _chain(exc)]
     return pickle.dumps((note, text, links), PROTOCOL)
 
@@ -58,7 +58,7 @@ def unpack_exception(data: bytes | bytearray | memoryview) -> BaseException:
             exc.__suppress_context__ = link.suppress
         return _attach(made[0], str(note), str(text))
     except BaseException as error:  # noqa: BLE001 - whatever the bytes are, the future must resolve
-        return TaskFailed(f"the task raised, but what it raised could not be read here: {_say(error)}")
+        return TaskFailed(f"the task raised, but what it raised could not be read here: {say_exception(error)}")
 
 
 def _traceback_text(exc: BaseException) -> str:
@@ -101,7 +101,7 @@ def _link(exc: BaseException, index: dict[int, int]) -> _Link:
 
         pickled = pickle_value(exc)[0]
     except BaseException as error:  # noqa: BLE001 - the exception is reported in words instead
-        why = f"it cannot be pickled: {_say(error)}"
+        why = f"it cannot be pickled: {say_exception(error)}"
     notes = getattr(exc, "__notes__", None)
     return _Link(
         type_name(type(exc)),
@@ -124,7 +124,7 @@ def _rebuild(link: _Link) -> BaseException:
                 return exc
             why = f"unpickling it gives no exception but an object of type {type_name(type(exc))}"
         except BaseException as error:  # noqa: BLE001 - a constructor may do anything
-            why = f"it cannot be unpickled here: {_say(error)}"
+            why = f"it cannot be unpickled here: {say_exception(error)}"
     failed = TaskFailed(f"{link.type}: {link.text} (shown in words, because {why})")
     for note in link.notes:
         failed.add_note(note)
@@ -152,5 +152,6 @@ def _text(exc: BaseException) -> str:
         return f"(its text could not be had: {type_name(type(error))})"
 
 
-def _say(error: BaseException) -> str:
+def say_exception(error: BaseException) -> str:
+    """Its type and what it says. Never raises."""
     return f"{type_name(type(error))}: {_text(error)}"

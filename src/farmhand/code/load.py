@@ -106,7 +106,8 @@ class Loader:
         self._tops: dict[str, tuple[str, ...]] = {}  # of each bundle that was looked into
         self._loaded: dict[str, str] = {}  # top-level name to the bundle that its modules come from
         self._left: dict[str, dict[str, Any]] = {}  # module name to what its initializer assigned
-        sys.path_hooks.insert(0, functools.partial(_find_in_bundles, str(self._folder), self._on_imported))
+        self._hook = functools.partial(_find_in_bundles, str(self._folder), self._on_imported)
+        sys.path_hooks.insert(0, self._hook)
 
     def has_bundle(self, wanted: str) -> bool:
         """Whether the bundle of this hash is in the cache."""
@@ -162,6 +163,16 @@ class Loader:
         sys.path[:] = self._paths + [path for path in sys.path if path not in stale]
         self._active = bundles
         importlib.invalidate_caches()
+
+    def close(self) -> None:
+        """Another loader takes over in this process: what came from bundles is not to be found any more."""
+        self._drop(self._loaded)
+        self._loaded = {}
+        stale = set(self._paths)
+        sys.path[:] = [path for path in sys.path if path not in stale]
+        sys.path_hooks.remove(self._hook)
+        for path in [path for path in sys.path_importer_cache if path.startswith(str(self._folder))]:
+            del sys.path_importer_cache[path]
 
     def load_code(self, code_hash: str, blob: bytes, bundles: tuple[str, ...]) -> Loaded:
         """The callable of a blob, with its bundles active. Remembered by hash; what unpickling raises is raised."""

@@ -142,6 +142,7 @@ class Holder:
         self.queue: list[Held] = []  # QUEUED, best first
         self.by_slot: dict[int, Held] = {}  # the slot that runs it only
         self.leaving = False
+        self._worn: dict[int, str] = {}  # the environment of what each slot ran last
         self._down: set[int] = set()  # slots that are being killed or are gone, until they are ready again
         self._lanes: dict[LaneId, _LanePulls] = {}
         self._turn = 0
@@ -263,7 +264,8 @@ class Holder:
         """Start what can start. The first in the queue reserves slots as they free, so that a wide task is not starved."""
         effects: list[Effect] = []
         while self.queue and len(self.idle) >= self.queue[0].cpus:
-            held = self.queue.pop(0)
+            held = self._next(now)
+            self.queue.remove(held)
             held.slots, self.idle = self.idle[: held.cpus], self.idle[held.cpus :]
             held.state = HeldState.RUNNING
             held.started_at = now
@@ -271,6 +273,21 @@ class Holder:
             self.by_slot[held.slots[0]] = held
             effects.append(Start(held))
         return effects
+
+    def _next(self, now: float) -> Held:
+        """The first in the queue, or one as urgent for which no slot must change its environment. Its slot stands first."""
+        found = self.queue[0]
+        wanted = found.work.profile.environment
+        if not self._worn and not wanted:  # as nearly always
+            return found
+        worn = {self._worn.get(slot, "") for slot in self.idle}
+        if wanted not in worn and now - found.arrived_at < limits.ENVIRONMENT_TURN_S:
+            fitting = (h for h in self.queue if h.work.profile.environment in worn and h.cpus == 1)
+            found = next((h for h in fitting if h.priority == found.priority), found)
+            wanted = found.work.profile.environment
+        self.idle.sort(key=lambda slot: self._worn.get(slot, "") != wanted)
+        self._worn[self.idle[0]] = wanted
+        return found
 
     # ---- slots
 
@@ -331,8 +348,11 @@ class Holder:
         self.held.pop((held.lane, held.sequence), None)
         return [Ack(held)]
 
-    def on_slot_lost(self, slot: int, running: int, mark: Mark, now: float) -> list[Effect]:
-        """The slot's process is gone. `running` is the index it was at (-1 unknown), `mark` says how it died."""
+    def on_slot_lost(self, slot: int, running: int, mark: Mark, now: float, *, stillborn: bool = False) -> list[Effect]:
+        """The slot's process is gone. `running` is the index it was at (-1 unknown), `mark` says how it died.
+
+        stillborn: it was made for this message and died before it could begin, so `mark` is the fate of all of it.
+        """
         if slot in self.idle:
             self.idle.remove(slot)
         self._down.add(slot)
@@ -343,7 +363,7 @@ class Holder:
         if held.state is HeldState.GONE:  # nobody wants a report
             return self._admit(now) + self.plan()
         blamed = running if held.done <= running < held.end else held.done
-        marks = tuple(self._mark(held, i, blamed, mark) for i in range(held.done, held.end))
+        marks = tuple(self._mark(held, i, i if stillborn else blamed, mark) for i in range(held.done, held.end))
         held.state = HeldState.STORING
         held.unstored += 1
         return [Finish(held, held.done, len(marks), marks), *self._admit(now), *self.plan()]

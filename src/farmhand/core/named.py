@@ -23,7 +23,7 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
 from farmhand.model.messages import Report, Work
 from farmhand.model.named import Block, Place, Settled, places_of, runs_of
-from farmhand.model.outcome import BlobRef, Kind, Mark
+from farmhand.model.outcome import STOPPED, BlobRef, Kind, Mark
 
 
 class Cargo(msgspec.Struct, gc=False):
@@ -39,6 +39,7 @@ class Store(msgspec.Struct):
 
     settled: Settled
     positions: list[int]
+    ended: list[session.Ended] = []  # of the tasks among them that did not succeed
 
 
 class Fetch(msgspec.Struct, frozen=True):
@@ -274,7 +275,7 @@ class NamedSession:
         places: list[Place] = []
         positions: list[int] = []
         marks: list[Mark] = []
-        attempts: list[int] = []
+        ended: list[session.Ended] = []
         blobs: list[BlobRef] = []
         refs = {ref.index: ref for ref in report.blobs} if report is not None else {}
         for effect in decided:
@@ -286,7 +287,7 @@ class NamedSession:
                     positions.append(position)
             elif isinstance(effect, session.Ended):
                 marks.append(msgspec.structs.replace(effect.mark, index=len(places)))
-                attempts.append(effect.task.attempts)
+                ended.append(effect)
                 places.append(self._close(effect.task))
                 if effect.position >= 0:
                     positions.append(effect.position)
@@ -294,10 +295,9 @@ class NamedSession:
                 effects.append(effect)
         if places:
             node, slot = (report.node, report.slot) if report is not None else ("", -1)
-            record = Settled(
-                messages.PROTOCOL, runs_of(places), tuple(marks), node, slot, tuple(blobs), tuple(attempts)
-            )
-            effects.append(Store(record, positions))
+            attempts = tuple(effect.task.attempts for effect in ended)
+            record = Settled(messages.PROTOCOL, runs_of(places), tuple(marks), node, slot, tuple(blobs), attempts)
+            effects.append(Store(record, positions, ended))
         return effects
 
     def stop(self, places: Iterable[Place], *, kill: bool) -> tuple[list[bool], list[Effect]]:
@@ -362,13 +362,13 @@ class NamedSession:
             block.done |= 1 << index
             block.settled += 1
             kind = marks.get(at)
-            block.failed += kind not in (None, Kind.CANCELLED, Kind.KILLED)
-            block.cancelled += kind in (Kind.CANCELLED, Kind.KILLED)
+            block.failed += kind not in (None, *STOPPED)
+            block.cancelled += kind in STOPPED
             if fresh:
                 counts.submitted += 1
                 counts.done += kind is None
-                counts.failed += kind not in (None, Kind.CANCELLED, Kind.KILLED)
-                counts.cancelled += kind in (Kind.CANCELLED, Kind.KILLED)
+                counts.failed += kind not in (None, *STOPPED)
+                counts.cancelled += kind in STOPPED
         self._advance()
 
     def _advance(self) -> None:

@@ -20,6 +20,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.home import paths
 from farmhand.home.login import tls_context
 from farmhand.model import messages
+from farmhand.model.peers import mismatch
 from farmhand.model.version import VERSION
 from farmhand.security.nkeys import KeyPair
 from farmhand.security.permissions import Role, inbox_prefix
@@ -87,10 +88,10 @@ async def storage(patient: Patient) -> str:
     """Whether the streams are there, have room, and take a message."""
     connection = patient.open_connection
     total = 0
-    for name in (subjects.WORK, subjects.RESULT, subjects.BLOB):
+    for name in subjects.STREAMS:
         info = await streams.call(connection, f"STREAM.INFO.{name}", timeout=ANSWER_S)
         used, most = int(info["state"]["bytes"]), int(info["config"].get("max_bytes", -1))
-        if 0 < most * _FULL_SHARE < used:
+        if info["config"].get("discard") == "new" and 0 < most * _FULL_SHARE < used:
             raise Fault(
                 f"the stream {name} holds {used / 1e6:.0f} of {most / 1e6:.0f} MB", "make room on the engine's disk"
             )
@@ -101,7 +102,7 @@ async def storage(patient: Patient) -> str:
     finally:
         publisher.close()
         await blobs.remove(connection, owner)
-    return f"3 streams, {total / 1e6:.1f} MB stored"
+    return f"{len(subjects.STREAMS)} streams, {total / 1e6:.1f} MB stored"
 
 
 async def steward(patient: Patient) -> str:
@@ -119,9 +120,8 @@ async def versions(patient: Patient) -> str:
     """Whether all parts are of one version, and a node offers the Python that this client pickles with."""
     hello = await ask_steward(patient.open_connection, "hello", timeout=ANSWER_S)
     if hello["protocol"] != messages.PROTOCOL:
-        raise Fault(
-            f"the farm speaks protocol {hello['protocol']}, this client {messages.PROTOCOL}", "update the older one"
-        )
+        said, _, action = mismatch("the farm", hello["version"], hello["protocol"], "this client").rpartition(": ")
+        raise Fault(said, action)
     parts = {"this client": VERSION, "the steward": hello["version"]}
     parts |= {f"node {node['name']}": node["version"] for node in patient.status["nodes"]}
     if len(set(parts.values())) > 1:

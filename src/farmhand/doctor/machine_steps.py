@@ -16,6 +16,8 @@ from farmhand.doctor.checks import Fault, Skip
 from farmhand.doctor.patient import Patient, process_state
 from farmhand.engine.server_binary import find_server
 from farmhand.home import lock, paths
+from farmhand.node.uv import find_uv
+from farmhand.node.venvs import kept_environments
 from farmhand.security.nkeys import load_seed
 from farmhand.security.private_files import read_private
 
@@ -96,6 +98,14 @@ async def disk_space(patient: Patient) -> str:
     if left < MEMORY_BYTES_MIN:
         raise Fault(f"{left / 1e6:.0f} MB free at {memory}", "make room there: large values pass through it")
     return f"{free / 1e9:.1f} GB free for the engine, {left / 1e9:.1f} GB for values under way"
+
+
+async def environments(patient: Patient) -> str:
+    """Whether nodes of this machine can build environments, and what there is of them."""
+    _own(patient)
+    found = find_uv()
+    count, size = await asyncio.to_thread(kept_environments, paths.cache())
+    return f"uv at {found}; {count} environments, {size / 1e6:.0f} MB"
 
 
 async def supervisor(patient: Patient) -> str:

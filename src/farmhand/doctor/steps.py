@@ -20,6 +20,7 @@ def all_steps() -> list[Step]:
         Step("state folder", (), machine.state_folder, "see $FARMHAND_HOME"),
         Step("credentials", (), machine.credentials, "a key that others could read is to be replaced"),
         Step("disk space", (), machine.disk_space, "make room"),
+        Step("environments", (), machine.environments, "pip install uv"),
         Step("supervisor", (), machine.supervisor, start),
         Step("engine", ("supervisor",), farm.engine, start),
         Step("login", ("engine", "credentials"), farm.login, "join the farm again with its join line"),

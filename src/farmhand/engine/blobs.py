@@ -83,6 +83,7 @@ class Writer:
 async def read(connection: Connection, owner: str, blob_id: str, size: int) -> AsyncIterator[bytes | memoryview]:
     """The chunks of a blob, in order, also while it is being written. Raises `StoreFailed` when nothing comes for REQUEST_S."""
     queue: asyncio.Queue[bytes | memoryview] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
     early: dict[int, bytes | memoryview] = {}  # stored before an earlier one that was refused and came again
     expected = 0
 
@@ -100,9 +101,12 @@ async def read(connection: Connection, owner: str, blob_id: str, size: int) -> A
     try:
         left = size
         while left > 0:
+            asked_at = loop.time()
             try:
                 chunk = await asyncio.wait_for(queue.get(), limits.REQUEST_S)
             except TimeoutError:
+                if loop.time() - asked_at >= limits.REQUEST_S + limits.STOPPED_S:
+                    continue  # we stood still: what has come was not read
                 raise errors.StoreFailed(f"{left} bytes of blob {blob_id} are missing") from None
             left -= len(chunk)
             if queue.qsize() < READ_AHEAD_CHUNKS // 2:

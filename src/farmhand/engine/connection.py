@@ -130,9 +130,10 @@ class Connection:
                     self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05)
                 )
                 return
-            except errors.EngineTooOld:
+            except errors.EngineTooOld as error:
                 if not retry_forever:
                     raise
+                log.warning("%s; trying on", error)
             except errors.CredentialRefused:
                 # While the engine reads its users again, it may refuse a good credential for a moment.
                 refusals += 1
@@ -223,6 +224,11 @@ class Connection:
         if options.user:
             fields["user"], fields["pass"] = options.user, options.password
         return b"CONNECT " + msgspec.json.encode(fields) + CRLF
+
+    @property
+    def epoch(self) -> str:
+        """Which life of the farm this is: another one after its streams were put back from a backup."""
+        return str(self.server.get("server_name", ""))
 
     async def close(self) -> None:
         """Send what is waiting, then close. Requests under way fail with `EngineLost`."""

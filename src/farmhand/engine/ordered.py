@@ -31,10 +31,17 @@ class OrderedReader:
 
     def __init__(self, connection: Connection, stream: str, subject: str,
                  callback: Callable[[int, str, bytes | memoryview], None], first: int = 1, *,
-                 header: str = "") -> None:  # fmt: skip
+                 header: str = "", since: str = "", anew: bool = False) -> None:  # fmt: skip
         self._header = header
         self._caught_up = asyncio.Event()
         self.last = first - 1  # stream sequence of the last message handed over
+        self.pending = 0  # messages that are there and have not been handed over, as the engine last said
+        self._anew = (
+            anew  # read all again when the farm was put back from a backup: its sequences are used a second time
+        )
+        self._epoch = ""
+        self._since = since  # while nothing was read: begin with what was stored then, an RFC 3339 time
+        self._reply: list[str] = []  # that of the last message: see `_on_msg`
         self._connection = connection
         self._stream = stream
         self._subject = subject
@@ -49,6 +56,11 @@ class OrderedReader:
         self._closed = False
         self._paused = False
         self._go_on = ""  # the flow control subject that we have not answered yet
+
+    @property
+    def stored_at(self) -> float:
+        """When the engine stored the message that is being handed over, in seconds since 1970 by its clock."""
+        return int(self._reply[-2]) / _NS
 
     def pause(self) -> None:
         """Ask the engine to send no more; what is on its way (up to 32 MB) still comes."""
@@ -89,16 +101,24 @@ class OrderedReader:
         self._name = f"r{secrets.token_hex(8)}"
         inbox = f"{self._connection.options.inbox}.o.{self._name}"
         self._expected = 1
+        if self._anew and self._epoch not in ("", self._connection.epoch):
+            self.last = 0
+        self._epoch = self._connection.epoch
         self._subscription = self._connection.subscribe(inbox, self._on_msg)
         config: dict[str, Any] = {
             "name": self._name, "deliver_subject": inbox, "filter_subject": self._subject, "ack_policy": "none",
             "max_deliver": 1, "mem_storage": True, "num_replicas": 1, "inactive_threshold": 30 * _NS,
             "flow_control": True, "idle_heartbeat": int(HEARTBEAT_S * _NS), "replay_policy": "instant",
-            "deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1, "headers_only": bool(self._header),
+            "headers_only": bool(self._header),
         }  # fmt: skip
+        if self._since and not self.last:
+            config |= {"deliver_policy": "by_start_time", "opt_start_time": self._since}
+        else:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1}
         verb = f"CONSUMER.CREATE.{self._stream}.{self._name}.{self._subject}"
         made = await streams.call(self._connection, verb, {"stream_name": self._stream, "config": config})
-        if not made["num_pending"] and self._expected == 1:
+        self.pending = int(made.get("num_pending", 0))
+        if not self.pending and self._expected == 1:
             self._caught_up.set()
         self._heard_at = self._loop.time()
 
@@ -123,6 +143,8 @@ class OrderedReader:
         self._expected += 1
         if stream_sequence > self.last:
             self.last = stream_sequence
+            self.pending = int(parts[-1])
+            self._reply = parts
             self._callback(
                 stream_sequence, msg.subject, msg.header(self._header).encode() if self._header else msg.data
             )

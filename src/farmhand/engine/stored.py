@@ -71,6 +71,7 @@ class Publisher:
         connection.on_connected.append(self._resend_all)
         self._answered_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0  # of the timer
 
     def publish(
         self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False,
@@ -94,9 +95,10 @@ class Publisher:
             self._room.clear()
         self._connection.publish(subject, payload, reply=reply, headers=headers)
         if self._timer is None:
-            self._timer = self._loop.call_later(limits.STORE_RETRY_S, self._on_timer)
+            self._set_timer()
 
-    async def store(self, subject: str, payload: bytes | memoryview, *, msg_id: str = "", first: bool = False) -> int:
+    async def store(self, subject: str, payload: bytes | memoryview, *, msg_id: str = "", first: bool = False,
+                    headers: dict[str, str] | None = None) -> int:  # fmt: skip
         """Store a message and return its stream sequence. Raises `EngineFull`, `StoreFailed`."""
         stored: asyncio.Future[int] = self._loop.create_future()
 
@@ -108,7 +110,7 @@ class Publisher:
             else:
                 stored.set_result(sequence)
 
-        self.publish(subject, payload, done, msg_id=msg_id, first=first)
+        self.publish(subject, payload, done, msg_id=msg_id, first=first, headers=headers)
         return await stored
 
     @property
@@ -166,12 +168,18 @@ class Publisher:
         self._timer = None
         now = self._loop.time()
         for reply, waiting in list(self._waiting.items()):
-            if now >= waiting.deadline:
+            if now >= waiting.deadline and now - self._due_at >= limits.STOPPED_S:
+                waiting.deadline = now + limits.STORE_RETRY_S  # we stood still: the answer may be there, and unread
+            elif now >= waiting.deadline:
                 self._settle(reply, 0, errors.StoreFailed(f"no answer from the engine for {limits.STORE_DEADLINE_S} s"))
             elif now - waiting.sent_at >= limits.STORE_RETRY_S:
                 self._resend(reply, waiting, now)
         if self._waiting:
-            self._timer = self._loop.call_later(limits.STORE_RETRY_S, self._on_timer)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._due_at = self._loop.time() + limits.STORE_RETRY_S
+        self._timer = self._loop.call_later(limits.STORE_RETRY_S, self._on_timer)
 
     def _resend(self, reply: str, waiting: _Waiting, now: float) -> None:
         waiting.sent_at = now

@@ -16,11 +16,11 @@ log = logging.getLogger("farmhand.engine")
 
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
-_NAME_IN_USE: Final = 10058  # with another configuration
 _NO_STORAGE: Final = 10047
 # Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
 # was removed and is not freed yet has room.
-WORK_SHARE: Final = 0.25
+WORK_SHARE: Final = 0.2
+LOG_SHARE: Final = 0.05  # what tasks printed drops its own oldest: it never takes the room of anything else
 
 
 class ApiRefused(errors.EngineError):
@@ -45,6 +45,7 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
     """The streams. `storage_bytes` is what the engine may use in all, 0 when it is not known."""
     share = int(storage_bytes * WORK_SHARE) if storage_bytes else -1
+    log_share = min(int(storage_bytes * LOG_SHARE), limits.LOG_BYTES_MAX) if storage_bytes else -1
     common: dict[str, Any] = {
         "storage": "file",
         "num_replicas": replicas,
@@ -59,31 +60,33 @@ def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
          "max_bytes": share, "max_age": int(limits.SESSION_KEEP_MAX_S * _NS), "allow_direct": True},
         {**common, "name": subjects.SESSION, "subjects": ["about.*", "bak.*.*", "out.*"], "retention": "limits",
          "discard": "new", "max_bytes": share, "allow_direct": True},
+        {**common, "name": subjects.FAILED, "subjects": ["fail.*"], "retention": "limits", "discard": "old",
+         "max_age": int(limits.FAILED_KEEP_S * _NS), "max_bytes": min(share, limits.FAILED_BYTES_MAX) if share > 0 else -1,
+         "max_msgs_per_subject": limits.FAILED_MAX},
+        {**common, "name": subjects.LOG, "subjects": [subjects.output("*", "*")], "retention": "limits", "discard": "old",
+         "max_bytes": log_share, "max_age": int(limits.LOG_KEEP_S * _NS),
+         "duplicate_window": int(limits.LOG_DEDUPE_S * _NS)},
     ]  # fmt: skip
 
 
 async def ensure_streams(connection: Connection, storage_bytes: int = 0, replicas: int = 1) -> None:
-    """Make the streams, or bring those that are there to our definition. Raises `ApiRefused`."""
+    """Make the streams, or leave them when they are there. Raises `ApiRefused`."""
     for definition in definitions(storage_bytes, replicas):
         name = definition["name"]
         try:
-            await call(connection, f"STREAM.CREATE.{name}", definition)
+            await call(connection, f"STREAM.INFO.{name}")
         except ApiRefused as error:
-            # An engine with less space than in its last life looks at what is reserved before it sees that the stream is there.
-            if error.err_code not in (_NAME_IN_USE, _NO_STORAGE):
+            if error.err_code not in _NOT_FOUND:
                 raise
-            await _update(connection, name, definition, error)
-
-
-async def _update(connection: Connection, name: str, definition: dict[str, Any], refused: ApiRefused) -> None:
-    try:
-        await call(connection, f"STREAM.UPDATE.{name}", definition)
-    except ApiRefused as error:
-        if error.err_code in _NOT_FOUND:
-            raise refused from None
-        if error.err_code != _NO_STORAGE:
-            raise
-        log.warning("stream %s stays as large as it was: %s", name, error)
+            await call(connection, f"STREAM.CREATE.{name}", definition)
+            continue
+        # Not CREATE, which would count the stream's share twice.
+        try:
+            await call(connection, f"STREAM.UPDATE.{name}", definition)
+        except ApiRefused as error:
+            if error.err_code != _NO_STORAGE:
+                raise
+            log.warning("stream %s keeps the size that it had: there is less space than at the farm's last start", name)
 
 
 async def storage_of_server(system: Connection) -> int:
@@ -135,7 +138,7 @@ class StoredMessage(msgspec.Struct):
     sequence: int
     subject: str
     data: bytes
-    time: float = 0.0  # when it was stored, seconds since 1970
+    at: float = 0.0  # when it was stored, in seconds since 1970 by the engine's clock
 
 
 async def message_at(connection: Connection, stream: str, sequence: int, subject: str = "") -> StoredMessage | None:
@@ -159,11 +162,17 @@ async def _message(connection: Connection, stream: str, body: dict[str, Any]) ->
             return None
         raise
     import base64
-    from datetime import datetime
 
     message = answer["message"]
-    stored = datetime.fromisoformat(message["time"]).timestamp()
-    return StoredMessage(int(message["seq"]), message["subject"], base64.b64decode(message.get("data", "")), stored)
+    data = base64.b64decode(message.get("data", ""))
+    return StoredMessage(int(message["seq"]), message["subject"], data, seconds(message["time"]))
+
+
+def seconds(text: str) -> float:
+    """A time of the engine's, such as `2027-01-31T14:05:00.123456789Z`, in seconds since 1970."""
+    import datetime as dt
+
+    return dt.datetime.fromisoformat(text).timestamp()
 
 
 async def delete_message(connection: Connection, stream: str, sequence: int) -> None:
@@ -185,11 +194,16 @@ async def purge(connection: Connection, stream: str, subject: str, *, before: in
 
 async def subjects_in(connection: Connection, stream: str, matching: str = ">") -> list[str]:
     """The subjects that have messages in a stream."""
-    found: list[str] = []
+    return list(await messages_by_subject(connection, stream, matching))
+
+
+async def messages_by_subject(connection: Connection, stream: str, matching: str = ">") -> dict[str, int]:
+    """The subjects that have messages in a stream, and how many each."""
+    found: dict[str, int] = {}
     while True:
         answer = await call(connection, f"STREAM.INFO.{stream}", {"subjects_filter": matching, "offset": len(found)})
         page = answer["state"].get("subjects") or {}
-        found += page
+        found |= page
         if not page or len(found) >= int(answer.get("total", 0)):
             return found
 

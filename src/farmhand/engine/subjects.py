@@ -8,6 +8,9 @@ WORK: Final = "WORK"
 RESULT: Final = "RESULT"
 BLOB: Final = "BLOB"
 SESSION: Final = "SESSION"
+FAILED: Final = "FAILED"
+LOG: Final = "LOG"
+STREAMS: Final = (WORK, RESULT, BLOB, SESSION, FAILED, LOG)
 
 NODE_BEATS: Final = "node.*.beat"
 SESSION_BEATS: Final = "ses.*.beat"
@@ -50,6 +53,11 @@ def backlog(session: str, lane: str) -> str:
 def outcomes(session: str) -> str:
     """The records of a named session's outcomes."""
     return f"out.{session}"
+
+
+def failed(session: str) -> str:
+    """Tasks of a session that ended badly."""
+    return f"fail.{session}"
 
 
 def state_of_session(session: str) -> str:

@@ -34,12 +34,14 @@ class Holder(msgspec.Struct, frozen=True):
 class Lock:
     """A lock that this process holds, from its making to `release` or to the end of the process."""
 
-    def __init__(self, path: Path, holder: Holder) -> None:
-        """Raises `FarmRunning` when another process holds it."""
+    def __init__(self, path: Path, holder: Holder, *, wait: bool = False) -> None:
+        """Raises `FarmRunning` when another process holds it; with `wait` it waits, on a thread that may."""
         self.path = path
         make_private_folder(path.parent)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), MODE)
-        for left in reversed(range(TRIES)):
+        if wait:
+            _wait_lock(self._fd)
+        for left in () if wait else reversed(range(TRIES)):
             if _try_lock(self._fd):
                 break
             if not left:
@@ -48,6 +50,10 @@ class Lock:
             time.sleep(TRY_PAUSE_S)
         os.ftruncate(self._fd, 0)
         os.write(self._fd, msgspec.json.encode(holder))
+
+    def fileno(self) -> int:
+        """The descriptor: whoever inherits it holds the lock too, and longer than this process if need be."""
+        return self._fd
 
     def release(self) -> None:
         """Let go of it. Harmless when that was done."""
@@ -97,6 +103,14 @@ if sys.platform == "win32":
             os.lseek(fd, 0, os.SEEK_SET)
         return True
 
+    def _wait_lock(fd: int) -> None:
+        while not _try_lock(fd):
+            os.lseek(fd, _PLACE, os.SEEK_SET)
+            with contextlib.suppress(OSError):  # after ten seconds
+                msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
+                os.lseek(fd, 0, os.SEEK_SET)
+                return
+
 else:
     import fcntl
 
@@ -106,3 +120,6 @@ else:
         except OSError:
             return False
         return True
+
+    def _wait_lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)

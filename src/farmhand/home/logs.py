@@ -37,12 +37,12 @@ def start_logging(path: Path | None, level: str = "info") -> None:
     _log.info("process %d begins", os.getpid())
 
 
-def show_on_terminal(level: int) -> None:
-    """Show what a supervisor logs from `level` on, on standard error too."""
+def show_on_terminal(level: int, part: str = "farmhand.host") -> None:
+    """Show what a supervisor, or another part, logs from `level` on, on standard error too."""
     here = logging.StreamHandler(sys.stderr)
     here.setLevel(level)
     here.setFormatter(logging.Formatter(LOG_FORMAT))
-    logging.getLogger("farmhand.host").addHandler(here)
+    logging.getLogger(part).addHandler(here)
 
 
 def _catch_crashes(handler: logging.Handler, path: Path | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 import sys
 import tempfile
@@ -105,6 +106,7 @@ class FarmFolder:
         self.file = root / "farm.json"
         self.lock = root / "host.lock"  # held by the supervisor: see `home.lock`
         self._port = root / "port"
+        self._epoch = root / "epoch"
 
     def make(self) -> None:
         """Make what is missing, readable by the owner only."""
@@ -134,6 +136,18 @@ class FarmFolder:
     def remember_port(self, port: int) -> None:
         """Keep the engine's port for the next start: who has joined knows the farm by it."""
         write_private(self._port, f"{port}\n".encode(), durable=False)
+
+    def renew_epoch(self) -> None:
+        """From now on this is another life of the farm: its streams were put back to what they were once."""
+        write_private(self._epoch, f"{secrets.token_hex(6)}\n".encode())
+
+    @property
+    def server_name(self) -> str:
+        """The engine's name, which it tells everybody who connects: another one after each `renew_epoch`."""
+        try:
+            return f"farmhand-{self._epoch.read_text().strip()}"
+        except OSError:
+            return "farmhand"
 
     def remembered_port(self) -> int:
         """The port of the last run, 0 when there was none."""

@@ -59,6 +59,7 @@ RENEW_S: Final = 3.0  # the agent renews what it holds, a third of ACK_WAIT_S
 BEAT_S: Final = 0.5  # a node's and a session's heartbeat
 NODE_SILENCE_S: Final = 3.0  # six missed heartbeats: frozen or unplugged
 NODE_GONE_S: Final = 0.3  # after a disconnect event: time for a short drop to heal
+STOPPED_S: Final = 1.5  # whose timer is so late stood still: its machine slept, or somebody stopped it
 ANNOUNCE_S: Final = (
     5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
 )
@@ -87,7 +88,19 @@ TAIL_LINES: Final = 50  # of a task's output kept for an error
 TAIL_BYTES: Final = 8192
 OUTPUT_LINES_PER_S: Final = 1000  # per slot, to the submitter's terminal; the rest is counted
 OUTPUT_LINE_BYTES: Final = 8192
+OUTPUT_UNSTORED_BYTES_MAX: Final = 8 * MB  # printed while the engine is away; lines beyond it are counted
+GIVEN_UP_MAX: Final = 8  # threads of tasks that a node without processes gave up: with more that still run, it ends
 MEMORY_CHECK_S: Final = 0.2  # how often a task with a memory need is measured
+
+# ---- environments
+ENVIRONMENTS_MAX: Final = 20  # kept on a machine; most people have a handful
+ENVIRONMENTS_BYTES_MAX: Final = 30 * 1024 * MB  # of all of them: a few with the largest libraries
+ENVIRONMENT_AGE_S: Final = 30 * 24 * 3600.0  # one that was not used for so long is removed
+ENVIRONMENT_BUILD_S: Final = 1800.0  # what compiles for half an hour hangs
+ENVIRONMENT_FAILED_S: Final = 10.0  # a failed build is not tried again for so long: a thousand tasks fail by one try
+ENVIRONMENT_WORDS_BYTES: Final = 4096  # of uv's words in an error; its reason stands at the end
+ENVIRONMENT_TURN_S: Final = 0.5  # a task waits so long at most for others that need no change of a slot's environment
+REQUIREMENTS_BYTES_MAX: Final = 1 * MB  # of one environment, with hashes; a longer list is no list of requirements
 
 # ---- blobs
 CHUNK_BYTES: Final = 1 * MB
@@ -104,6 +117,10 @@ SESSION_KEEP_S: Final = 7 * 24 * 3600.0  # without anything happening in it: ove
 SESSION_KEEP_MAX_S: Final = 90 * 24 * 3600.0  # code and large values that nobody claims are removed then
 SESSION_BYTES_MAX: Final = 4 * 1024 * MB  # stored by one session: what is submitted beyond it is refused
 SESSION_RESULT_BYTES_MAX: Final = 1024 * MB  # of one result
+FAILED_KEEP_S: Final = 7 * 24 * 3600.0  # `farmhand failed` knows tasks that ended badly for so long
+FAILED_MAX: Final = 1000  # of one session; the oldest go
+FAILED_BYTES_MAX: Final = 256 * MB  # of all sessions
+RETRIED_SESSION: Final = "retries"  # where tasks run again whose own session is over
 BLOCK_TASKS_MAX: Final = 512  # tasks in one stored block: few messages for a million tasks, and none waits for long
 BLOCK_AHEAD_TASKS: Final = 4096  # of a lane that a caretaker keeps in memory; it reads the others when it needs them
 STOP_TASKS_MAX: Final = 4096  # tasks in one request to stop them
@@ -112,3 +129,17 @@ SETTLED_PURGE: Final = 256  # reports that were copied into records before the e
 SESSION_SWEEP_S: Final = 60.0  # how often sessions are looked at that nobody has used for long
 ATTACH_S: Final = 0.5  # the longest that attaching waits for the outcomes known so far; the others come later
 DETACH_S: Final = 30.0  # the longest that an ending client waits for an engine that does not store what it submitted
+
+# ---- backups
+SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024  # what a backup reads at once from the engine; a part of the file each
+
+# ---- looking at queues
+PEEK_MAX: Final = 64  # messages of a lane that are opened to count their tasks; beyond it their number is an estimate
+EXPLAIN_MAX: Final = 500  # messages of a lane, and of a session in it, that are opened to explain: about 0.1 s
+PEEK_TOTAL: Final = 4000  # messages that one question opens in all lanes together: under a second
+PEEK_BYTES_TOTAL: Final = 64 * MB  # the same in bytes; a question must not keep the steward from its work
+
+# ---- logs
+LOG_KEEP_S: Final = 7 * 24 * 3600.0  # what tasks printed: long enough to ask on Monday about Friday
+LOG_DEDUPE_S: Final = 10.0  # a repeated line does little harm, and the engine keeps each id in memory for so long
+LOG_BYTES_MAX: Final = 2048 * MB  # on a large disk; more than anybody reads, and the share alone would be waste

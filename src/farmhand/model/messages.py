@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from farmhand import errors
+from farmhand.model import limits
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import BlobRef, Mark
 
@@ -46,10 +47,10 @@ class Profile(msgspec.Struct, array_like=True, frozen=True):
     initargs: str = ""  # hash of its packed call
     timeout: float = 0.0  # seconds from the start of the run, 0 for none
     memory: int = 0  # bytes, 0 for no limit
-    output: bool = True  # printed lines go to the submitter
     local: bool = False  # large values may travel as files on this machine
     state: State = State()
     result_max: int = 0  # bytes, 0 for no limit
+    environment: str = ""  # hash of its recipe; empty: the node's own Python
 
 
 class Work(msgspec.Struct, array_like=True):
@@ -65,6 +66,7 @@ class Work(msgspec.Struct, array_like=True):
     attempt: int = 1  # for people: the highest attempt number in the batch
     blobs: tuple[BlobRef, ...] = ()
     origin: tuple[Run, ...] = ()  # of a named session's tasks, in order of index; reports repeat it
+    numbers: tuple[int, ...] = ()  # for people: which tasks of the session these are, see `span_of`
 
 
 class Report(msgspec.Struct, array_like=True):
@@ -87,6 +89,33 @@ class Report(msgspec.Struct, array_like=True):
     sequence: int = 0  # of the work's message: which of two attempts at a task is the later one
 
 
+class Preamble(msgspec.Struct):
+    """What each beat and request to the steward begins with, whatever else its version has in it."""
+
+    protocol: int
+    version: str = ""
+
+
+class WorkHead(msgspec.Struct, array_like=True):
+    """The beginning of a `Work` of any protocol."""
+
+    protocol: int
+    session: str
+    token: int
+    count: int
+
+
+class ReportHead(msgspec.Struct, array_like=True):
+    """The beginning of a `Report` of any protocol."""
+
+    protocol: int
+    token: int
+    first: int
+    count: int
+    node: str
+    slot: int
+
+
 class Started(msgspec.Struct, array_like=True):
     """On `ses.<session>.run.<node>`: index `index` of the batch is running now."""
 
@@ -107,6 +136,7 @@ class Output(msgspec.Struct, array_like=True):
     name: str
     lines: tuple[tuple[int, str], ...]  # (1 stdout, 2 stderr), text without the newline
     dropped: int = 0  # lines left out by the rate limit since the last message
+    number: int = 0  # of the task in its session
 
 
 class Control(msgspec.Struct, array_like=True):
@@ -127,6 +157,7 @@ class Holding(msgspec.Struct, array_like=True, frozen=True):
     name: str = ""
     running: int = -1  # index running now, -1 while it waits for a slot
     seconds: float = 0.0  # since it started
+    number: int = 0  # of the task that runs, in its session
 
 
 class NodeBeat(msgspec.Struct):
@@ -238,6 +269,31 @@ def place_at(origin: tuple[Run, ...], index: int) -> tuple[int, int]:
     return 0, 0
 
 
+def span_of(numbers: list[int]) -> tuple[int, ...]:
+    """The numbers of a batch's tasks as `Work` carries them: only the first when they follow one another."""
+    first = numbers[0]
+    return (first,) if numbers == list(range(first, first + len(numbers))) else tuple(numbers)
+
+
+def number_of(block: int, index: int) -> int:
+    """The number of a named session's task, made of its place: unique, the same for everybody, and not dense."""
+    return block * limits.BLOCK_TASKS_MAX + index
+
+
+def number_at(work: Work, index: int) -> int:
+    """The number of one task of a batch, 0 when it is not known."""
+    numbers = work.numbers
+    if work.count == 1:
+        index = 0  # also when nobody knows any more what ran
+    if not 0 <= index < work.count:
+        return 0
+    if work.origin:
+        return number_of(*place_at(work.origin, index))
+    if not numbers:
+        return 0
+    return numbers[0] + index if len(numbers) == 1 else numbers[index] if index < len(numbers) else 0
+
+
 def pack(header: msgspec.Struct, body: bytes | bytearray | memoryview = b"") -> bytes:
     """One frame of a header and its body."""
     head = msgspec.msgpack.encode(header)
@@ -276,6 +332,9 @@ class Codec(Generic[T]):
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
+read_preamble: Final = Codec(Preamble)
+read_work_head: Final = Codec(WorkHead)
+read_report_head: Final = Codec(ReportHead)
 read_work: Final = Codec(Work)
 read_report: Final = Codec(Report)
 read_started: Final = Codec(Started)

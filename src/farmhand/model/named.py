@@ -6,6 +6,7 @@ sequences tell what came first. A task's name for every part is its place: its b
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -19,7 +20,7 @@ from farmhand.model.retry import Retry
 
 Place = tuple[int, int]  # a block's sequence in the stream, an index in the block
 
-HEADER: Final = "Farmhand-Block"  # a message header: tasks in the block, bytes, name of its tasks (percent-encoded)
+HEADER: Final = "Farmhand-Block"  # of a block's message; see `heading`
 
 
 class About(msgspec.Struct):
@@ -45,7 +46,24 @@ class Block(msgspec.Struct, array_like=True):
     lane: Lane
     retry: Retry
     blobs: tuple[BlobRef, ...] = ()  # large arguments, by index
-    again: tuple[Run, ...] = ()  # the failed tasks that these run again, in order
+
+
+class Failed(msgspec.Struct, array_like=True):
+    """Header on `fail.<session>`: a task that ended badly, ready to run again. The body is as in a `Work`, with one entry.
+
+    `block` is what it would be stored as. `lacking` says why it cannot run again, and is empty when it can.
+    """
+
+    protocol: int
+    session: str
+    name: str  # of the named session, or empty
+    at: float  # seconds since 1970
+    mark: Mark
+    node: str
+    slot: int
+    attempts: int
+    block: Block
+    lacking: str = ""
 
 
 class Settled(msgspec.Struct, array_like=True):
@@ -115,6 +133,23 @@ class StopRequest(msgspec.Struct):
     kill: bool = False
 
 
+class FailedRequest(msgspec.Struct):
+    """To `api.failed`, `api.failed-retry`, `api.failed-forget`: tasks of these sessions or names, or with these ids; all when empty."""
+
+    wanted: tuple[str, ...] = ()
+
+
+def heading(tasks: int, name: str) -> str:
+    """A block's `HEADER`, by which its place in the order is known without its body."""
+    return f"{tasks} {urllib.parse.quote(name)}"
+
+
+def heading_of(said: str) -> tuple[int, str]:
+    """How many tasks a block has, and their name. Raises `ValueError`."""
+    tasks, _, name = said.partition(" ")
+    return int(tasks), urllib.parse.unquote(name)
+
+
 def runs_of(places: Iterable[Place]) -> tuple[Run, ...]:
     """Places in short: neighbours as one."""
     found: list[Run] = []
@@ -140,6 +175,8 @@ def places_of(runs: Iterable[Run]) -> Iterator[Place]:
 
 read_about: Final = Codec(About)
 read_block: Final = Codec(Block)
+read_failed: Final = Codec(Failed)
+read_failed_request: Final = Codec(FailedRequest)
 read_settled: Final = Codec(Settled)
 read_state: Final = Codec(SessionState)
 read_session_request: Final = Codec(SessionRequest)

@@ -98,6 +98,7 @@ def lacking(need: Need, capabilities: dict[str, str]) -> str:
 
 
 COUNTED: Final = ("cpus", "mem", "gpu")
+PROCESS: Final = "process"  # a slot of its own process: it can be killed, and a task can have one to itself
 
 
 class Lane(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,10 @@ class Kind(enum.IntEnum):
     REFUSED = 8  # could not be started: code or data missing, initializer failed
     INITIALIZER = 9  # the session's initializer raised in that slot
     CANCELLED = 10  # withdrawn before it ran; only in the records of named sessions
+    ENVIRONMENT = 11  # its environment could not be built on that node, or its Python does not run
+
+
+STOPPED: Final = (Kind.CANCELLED, Kind.KILLED)  # somebody wanted that
 
 
 class Mark(msgspec.Struct, array_like=True, gc=False):

@@ -11,7 +11,10 @@ from farmhand import errors
 from farmhand.model import limits
 from farmhand.model.outcome import Kind
 
-CAUSES: Final = {"error": Kind.RAISED, "timeout": Kind.TIMED_OUT, "memory": Kind.OUT_OF_MEMORY, "crash": Kind.CRASHED}
+CAUSES: Final = {
+    "error": Kind.RAISED, "timeout": Kind.TIMED_OUT, "memory": Kind.OUT_OF_MEMORY, "crash": Kind.CRASHED,
+    "environment": Kind.ENVIRONMENT,
+}  # fmt: skip
 
 
 class Retry(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ def parse_span(text: float | str) -> float:
 
 def say_span(seconds: float) -> str:
     """A span in the largest unit that leaves at least one of it."""
-    for unit in ("w", "d", "h", "m"):
-        if seconds >= _UNITS[unit] and not (unit == "w" and seconds % _UNITS["w"]):
+    for unit in ("d", "h", "m"):
+        if seconds >= _UNITS[unit]:
             return f"{seconds / _UNITS[unit]:.3g}{unit}"
     return f"{seconds:.3g}s"

@@ -16,7 +16,7 @@ from farmhand.home.process import run_loop
 from farmhand.model import limits
 from farmhand.model.address import parse_address
 from farmhand.node.agent import Agent, Config
-from farmhand.node.monitor import capabilities
+from farmhand.node.monitor import add_capabilities, capabilities
 from farmhand.node.processes import become_subreaper
 from farmhand.security.permissions import Role
 
@@ -47,10 +47,7 @@ def main() -> None:
 
 async def _work(given: argparse.Namespace, *, supervised: bool) -> None:
     given.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = capabilities(given.slots)
-    for text in given.capability:
-        name, _, value = text.partition("=")
-        found[name.strip().lower()] = value.strip()
+    found = add_capabilities(capabilities(given.slots), given.capability)
     loop = asyncio.get_running_loop()
     agent: Agent | None = None
 

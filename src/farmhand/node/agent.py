@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
-from farmhand.model.messages import Holding, NodeBeat, Output, Report, Work
+from farmhand.model.messages import Holding, NodeBeat, Report, Work
 from farmhand.model.outcome import Kind, Mark
+from farmhand.model.peers import mismatch, readable_work
 from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
 from farmhand.node.codecache import CodeCache
 from farmhand.node.data import Spool
+from farmhand.node.dressing import Dressing
 from farmhand.node.lanes import Lanes
+from farmhand.node.printing import Printing
 from farmhand.node.slotproc import Exit, SlotProcess
+from farmhand.node.venvs import Place
 from farmhand.node.watch import Watch
 
 log = logging.getLogger("farmhand.node")
@@ -52,6 +56,7 @@ class Config(msgspec.Struct, kw_only=True):
     capabilities: dict[str, str]
     grace: float = limits.GRACE_S
     options: Options
+    in_process: bool = False  # the slot is a thread here: any child process is somebody else's
 
 
 class Cargo(msgspec.Struct):
@@ -68,16 +73,21 @@ class Cargo(msgspec.Struct):
 class Agent:
     """One incarnation of a node. `run` returns True when the steward has disowned it and a new one must take its place."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, new_slot: Callable[..., SlotProcess] = SlotProcess) -> None:
+        """`new_slot` makes a slot; it takes what `SlotProcess` takes."""
         self.config = config
+        self._new_slot = new_slot
         self.incarnation = secrets.token_hex(6)
         self._taken = 0  # messages
+        self._epoch = ""  # of the farm, see `Connection.epoch`
         self.holder = holding.Holder(config.slots)
         self.cache = CodeCache(config.cache)
         self.runs = self.failures = self.bytes_in = self.bytes_out = 0
         self.cpu_seconds = self.total_seconds = 0.0
         self.slots: dict[int, SlotProcess] = {}
         self.watch = Watch(self)
+        self.dressing = Dressing(self)
+        self._printing = Printing(self)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[bool] = self._loop.create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -97,6 +107,7 @@ class Agent:
         starting = self._loop.create_task(self._start_slots())  # they need no engine
         try:
             self.connection = await Connection.open(config.options, retry_forever=True)
+            self._epoch = self.connection.epoch
             self.publisher = Publisher(self.connection)
             self.spool = Spool(config.spool, self.connection, self.publisher)
             self.lanes = Lanes(self)
@@ -107,6 +118,7 @@ class Agent:
             self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
             self._every(limits.RENEW_S, "renew", self._renew)
             self._every(limits.MEMORY_CHECK_S, "memory", self.watch.check_memory)
+            self.dressing.start_collecting()
             await starting
             return await self._ended
         finally:
@@ -120,13 +132,16 @@ class Agent:
             task.cancel()
         for slot in self.slots.values():
             slot.close()
-        for stray in processes.adopted():
-            processes.kill(stray)
+        self.dressing.venvs.close()
+        if not self.config.in_process:
+            for stray in processes.adopted():
+                processes.kill(stray)
         if hasattr(self, "connection"):
             await self.connection.close()
 
     def abandon(self) -> None:
         """The supervisor is gone: kill every slot with what it started, and go."""
+        self.dressing.venvs.close()
         for slot in self.slots.values():
             slot.kill_tree()
         for stray in processes.adopted():
@@ -182,6 +197,9 @@ class Agent:
         connection.on_connected.append(self._on_reconnected)
 
     def _on_reconnected(self) -> None:
+        if self.connection.epoch != self._epoch:  # what we hold is of a time that never was; sequences are used again
+            self._start_afresh("the farm was put back from a backup")
+            return
         self._beat()
         self.carry_out(self.holder.on_connected())
         self.spawn(self.lanes.refresh())
@@ -189,16 +207,25 @@ class Agent:
     # ---- slots
 
     async def _start_slots(self) -> None:
-        await asyncio.gather(*(self._start_slot(number) for number in range(self.config.slots)))
+        await asyncio.gather(*(self.start_slot(number) for number in range(self.config.slots)))
 
-    async def _start_slot(self, number: int) -> None:
-        slot = SlotProcess(number, self.config.spool, self.config.cache, self._on_slot_frame, self._on_slot_exit)
-        self.slots[number] = slot
+    async def start_slot(self, number: int, place: Place | None = None) -> bool:
+        """A new process for a slot, in an environment or the node's own Python. False: it is tried again later, in the latter."""
+        config = self.config
+        self.slots[number] = slot = self._new_slot(
+            number, config.spool, config.cache, self._on_slot_frame, self.on_slot_exit, place
+        )
         try:
             await slot.start()
         except OSError as error:  # no memory, no descriptors: later there may be some
             log.warning("slot %d could not be started: %s", number, error)
-            self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self._start_slot(number)))
+            self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self.start_slot(number)))
+            return False
+        return True
+
+    def now(self) -> float:
+        """The time that the holder is told."""
+        return self._loop.time()
 
     def _on_slot_frame(self, slot: SlotProcess, kind: int, payload: bytes) -> None:
         if self.slots.get(slot.number) is not slot:
@@ -210,12 +237,23 @@ class Agent:
         elif kind == slotwire.RETRACTED:
             token, first = map(int, payload.split())
             self.carry_out(self.holder.on_retracted(slot.number, token, first, self._loop.time()))
+        elif kind == slotwire.READY and payload != slotwire.OWN_VERSION:
+            self._on_other_version(slot, payload)
         elif kind == slotwire.READY:
             slot.ready = True
             self._respawn_s.pop(slot.number, None)
             self.carry_out(self.holder.on_slot_ready(slot.number, self._loop.time()))
 
-    def _on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
+    def _on_other_version(self, slot: SlotProcess, payload: bytes) -> None:
+        """Farmhand was updated under us: whoever keeps this process alive starts it again, with the new one."""
+        theirs, ours = payload.decode(errors="replace"), slotwire.OWN_VERSION.decode()
+        log.error("slot %d runs Farmhand %s, its agent %s: Farmhand was updated while this node ran; it starts again",
+                  slot.number, theirs or "of unknown version", ours)  # fmt: skip
+        if not self.holder.leaving:
+            self.spawn(self.leave())
+
+    def on_slot_exit(self, slot: SlotProcess, exit_: Exit) -> None:
+        """A slot's process is dead."""
         if self._ended.done() or self.slots.get(slot.number) is not slot:
             return
         held = self.holder.by_slot.get(slot.number)
@@ -228,11 +266,16 @@ class Agent:
             self.failures += 1
             self.watch.end(held)
             self.spool.remove_unreported(held.cargo.name, range(held.done, held.work.count))
-        self.carry_out(self.holder.on_slot_lost(slot.number, slot.running()[0], mark, self._loop.time()))
+        unfit = self.dressing.on_exit(slot, exit_)
+        lost = self.holder.on_slot_lost(
+            slot.number, slot.running()[0], unfit or mark, self._loop.time(), stillborn=bool(unfit)
+        )
+        self.carry_out(lost)
         wait = 0.0 if slot.ready else self._respawn_s.get(slot.number, limits.SLOT_RESTART_S)
         self._respawn_s[slot.number] = min(max(wait, limits.SLOT_RESTART_S) * 2, limits.SLOT_RESTART_MAX_S)
         if not self.holder.leaving:
-            self._loop.call_later(wait, lambda: self.spawn(self._start_slot(slot.number)))
+            place = slot.place if slot.ready else None
+            self._loop.call_later(wait, lambda: self.spawn(self.start_slot(slot.number, place)))
 
     def _on_result(self, slot: SlotProcess, payload: bytes) -> None:
         """Indices have ended: store the report, then tell the holder."""
@@ -294,10 +337,8 @@ class Agent:
         if not printed.raw:
             slot.remember(printed.index, [text for _, text in printed.lines])
         work = slot.work  # also when it has just been reported: what it printed may come a moment later
-        if work is not None and work.profile.output:
-            output = Output(work.token, printed.index, self.config.node, slot.number, work.profile.name, printed.lines,
-                            printed.dropped)  # fmt: skip
-            self.connection.publish(subjects.output(work.session, self.config.node), messages.encode(output))
+        if work is not None:
+            self._printing.send(slot.number, work, printed)
 
     # ---- work arrives
 
@@ -307,7 +348,7 @@ class Agent:
         sequence, pending = int(parts[-4]), int(parts[-1])
         try:
             header, _ = messages.split(msg.data)
-            work = messages.read_work(header)
+            work = readable_work(header)
         except errors.BadMessage as error:
             log.warning("a work message in lane %s cannot be read: %s", lane, error)
             self.connection.publish(msg.reply, b"+TERM")
@@ -344,23 +385,29 @@ class Agent:
                     self.slots[effect.slot].write(slotwire.RETRACT)
                 case holding.Drop():
                     self.slots[effect.slot].write(slotwire.DROP, str(effect.index).encode())
-                    self.watch.dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
+                    self._on_dropped(self.holder.by_slot[effect.slot], self.slots[effect.slot])
                 case holding.KillSlot():
                     self.slots[effect.slot].kill()
 
     def _start(self, held: holding.Held) -> None:
         work = held.work
         if work.protocol != messages.PROTOCOL:
-            self._refuse(
-                held, f"this node speaks protocol {messages.PROTOCOL}, the client {work.protocol}; update the older one"
-            )
+            self._refuse(held, mismatch("the client", "", work.protocol, f"node {self.config.name}"))
             return
         if len(held.dropped) == work.count:  # nothing of it is wanted any more, and its data may be gone already
             self._refuse(held, "", Kind.KILLED)
             return
         profile = work.profile
-        wanted = [h for h in (profile.code, *profile.bundles, profile.initializer, profile.initargs) if h]
-        if self.cache.missing(wanted) or work.blobs:
+        if (
+            profile.state.process or profile.environment
+        ) and self.config.in_process:  # its client did not ask for a process
+            self._refuse(
+                held, f"node {self.config.name} has no processes, and the task asks for one (state='process' or env=)"
+            )
+            return
+        hashes = (profile.code, *profile.bundles, profile.initializer, profile.initargs, profile.environment)
+        wanted = [code for code in hashes if code]
+        if self.cache.missing(wanted) or work.blobs or not self.dressing.fits(held):
             self.spawn(self._fetch_and_run(held, wanted))
         else:
             self._run(held)
@@ -369,11 +416,22 @@ class Agent:
         try:
             await blobs.patiently(self.connection, lambda _number: self.cache.ensure(self.connection, wanted))
             await self.spool.download(held.cargo.name, held.work, held.dropped, held.cargo.files)
+            if held.state is holding.HeldState.RUNNING:
+                await self.dressing.dress(held)
+        except errors.EnvironmentFailed as error:
+            self._refuse(held, str(error), Kind.ENVIRONMENT)
+            return
         except (errors.FarmhandError, OSError, TimeoutError) as error:
             self._refuse(held, f"its code or data could not be fetched: {error}")
             return
         if held.state is holding.HeldState.RUNNING:
             self._run(held)
+
+    def _on_dropped(self, held: holding.Held, slot: SlotProcess) -> None:
+        if self.dressing.on_drop(held):
+            self._refuse(held, "", Kind.KILLED)
+        else:
+            self.watch.dropped(held, slot)
 
     def _refuse(self, held: holding.Held, why: str, kind: Kind = Kind.REFUSED) -> None:
         """End a message whose slot has not been touched."""
@@ -389,7 +447,7 @@ class Agent:
         slot = self.slots[number]
         held.cargo.slot = number
         results = self.spool.results(held.cargo.name)
-        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt)
+        run = slotwire.Run(tuple(held.dropped), tuple(held.cargo.files.items()), results, work.attempt, held.cpus)
         slot.run(run, work, held.cargo.frame)
         self.watch.begin(held, slot)
 
@@ -415,15 +473,22 @@ class Agent:
         for token in gone.tokens:
             self.carry_out(self.holder.on_taken_back(token))
         if self.incarnation in gone.incarnations and not self._ended.done():
-            log.warning("this node was believed lost and its work given to others; starting afresh")
-            self.carry_out(self.holder.on_disowned())
+            self._start_afresh("this node was believed lost and its work given to others")
+
+    def _start_afresh(self, why: str) -> None:
+        """Drop all, and end so that a new incarnation takes this one's place."""
+        log.warning("%s; starting afresh", why)
+        self.carry_out(self.holder.on_disowned())
+        if not self._ended.done():
             self._ended.set_result(True)
 
     # ---- time
 
     def _on_tick(self) -> None:
         now = self._loop.time()
-        processes.reap_adopted()
+        self.watch.look()
+        if not self.config.in_process:
+            processes.reap_adopted()
         effects = self.holder.on_tick(now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):
@@ -440,11 +505,9 @@ class Agent:
             work, running, seconds = held.work, -1, 0.0
             if held.state is holding.HeldState.RUNNING:
                 running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
-            found.append(
-                Holding(
-                    held.lane, held.sequence, work.session, work.token, work.count, work.profile.name, running, seconds
-                )
-            )
+            number = messages.number_at(work, running) if running >= 0 else 0
+            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name,
+                                 running, seconds, number))  # fmt: skip
         return tuple(found)
 
     def _beat(self) -> None:
@@ -456,7 +519,7 @@ class Agent:
             config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
             self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
             self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),
-            tuple(slot.pid for slot in self.slots.values()), sum(slot.ready for slot in self.slots.values()),
+            tuple(slot.pid for slot in self.slots.values() if slot.pid), sum(slot.ready for slot in self.slots.values()),
         )  # fmt: skip
         self.connection.publish(subjects.beat_of_node(config.node), messages.encode(beat))
 

@@ -260,7 +260,7 @@ class Host:
             folder=folder.engine, store_dir=folder.engine / "store", users_conf=self._users.conf_path, host=config.listen,
             port=port, websocket_port=config.websocket_port, tls_cert=cert, tls_key=key,
             insecure_plaintext=config.insecure_plaintext, sync_always=config.power, max_file_store=config.max_file_store,
-            log_file=folder.logs / "engine.log",
+            log_file=folder.logs / "engine.log", server_name=folder.server_name,
         )  # fmt: skip
 
     def _start_children(self) -> None:

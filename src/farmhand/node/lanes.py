@@ -19,6 +19,7 @@ from farmhand.engine.wire import Msg
 from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import LaneTable
+from farmhand.model.peers import check_peer
 
 if TYPE_CHECKING:
     from farmhand.node.agent import Agent
@@ -38,17 +39,35 @@ class Lanes:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self.refusal = ""  # why this node takes no work from this farm
         self._inboxes: dict[LaneId, tuple[Subscription, Subscription]] = {}
 
     async def refresh(self) -> None:
         """Ask the steward for the table. When it does not answer, its next announcement will do."""
+        connection = self._agent.connection
         try:
-            self.on_table(msgspec.convert(await ask_steward(self._agent.connection, "lanes"), LaneTable))
+            hello = await ask_steward(connection, "hello")
+            address = connection.options.address
+            check_peer(f"the farm at {address}", hello["version"], hello["protocol"], f"node {self._agent.config.name}")
+            self.refusal = ""
+            self._serve(msgspec.convert(await ask_steward(connection, "lanes"), LaneTable))
+        except errors.VersionMismatch as error:
+            if not self.refusal:
+                log.error("no work is taken: %s", error)  # noqa: TRY400 - where it was found tells nobody anything
+            self.refusal = str(error)
+            self._serve(LaneTable(()))
         except (errors.EngineError, TimeoutError, msgspec.ValidationError) as error:
             log.debug("no table of lanes from the steward: %s", error)
 
     def on_table(self, table: LaneTable) -> None:
-        """The steward's table of lanes: serve those whose needs this node meets."""
+        """The steward's table of lanes, as it says it to all. After one of another version it may be a new one: ask it."""
+        if self.refusal:
+            self._agent.spawn(self.refresh())
+        else:
+            self._serve(table)
+
+    def _serve(self, table: LaneTable) -> None:
+        """Serve those lanes whose needs this node meets."""
         config = self._agent.config
         python = own_python()
         mine = [s.lane for s in table.lanes if not s.lane.lacks(config.capabilities, (python,))]

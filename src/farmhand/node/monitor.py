@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from farmhand.model.needs import PROCESS
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
@@ -16,8 +19,10 @@ def memory(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         pass
-    import psutil
-
+    try:
+        import psutil
+    except ImportError:  # a node without processes does without it
+        return 0
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
@@ -74,20 +79,28 @@ def _physical_memory() -> int:
         return int(psutil.virtual_memory().total)
 
 
-def capabilities(slots: int) -> dict[str, str]:
-    """What a node finds out about itself."""
+def capabilities(slots: int, *, processes: bool = True) -> dict[str, str]:
+    """What a node finds out about itself. Without `processes` it can give none to a task, nor stop one that takes too much."""
     machine = platform.machine().lower()
     system = {"darwin": "macos", "win32": "windows"}.get(
         sys.platform, "linux" if sys.platform.startswith("linux") else sys.platform
     )
-    return {
+    found = {
         "os": system,
         "cpu": machine,
         "platform": f"{system}-{machine}",
         "cpus": str(slots),
-        "mem": str(total_memory()),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
+    return {**found, "mem": str(total_memory()), PROCESS: ""} if processes else found
+
+
+def add_capabilities(found: dict[str, str], texts: Iterable[str]) -> dict[str, str]:
+    """With what the owner says: `latex`, `gpu=2`."""
+    for text in texts:
+        name, _, value = text.partition("=")
+        found[name.strip().lower()] = value.strip()
+    return found
 
 
 def reachable_addresses(*, six: bool) -> list[str]:

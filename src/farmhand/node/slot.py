@@ -1,4 +1,4 @@
-"""A slot: a child process of a node that runs one task at a time.
+"""A slot: a child process of a node that runs one task at a time. (`slotthread` has the one that is a thread.)
 
 The main thread runs user code and nothing else may block it. A reader thread takes frames from the agent, so that the
 agent can take back what has not started and collect what is done while a task runs. The claim on a task is the removal
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import mmap
 import os
 import queue
 import signal
@@ -21,22 +20,28 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 import msgspec
 
-from farmhand.code.failure import pack_exception
+from farmhand.code.failure import pack_exception, say_exception
 from farmhand.code.limits import PLAIN_INT_MAX
 from farmhand.code.load import Loaded, Loader
 from farmhand.code.values import estimate_size, pack_result, pack_values, unpack_values, write_result
-from farmhand.errors import ResultTooLarge, TaskFailed
+from farmhand.errors import OtherPython, ResultTooLarge, TaskFailed
 from farmhand.model import limits
+from farmhand.model.environment import Recipe
 from farmhand.model.messages import Profile, Work, read_work, split
 from farmhand.model.outcome import Kind, Mark
 from farmhand.node import environment, slotwire
 from farmhand.node.output import Printer
+from farmhand.node.threads import Threads
+
+if TYPE_CHECKING:
+    import mmap
 
 _FLUSH_S: Final = 0.010  # results of short tasks are sent together for so long
+_MARK_CHARS: Final = 300  # of an exception's own words
 _FLUSH_BYTES: Final = 256 * 1024
 _read_run: Final = msgspec.msgpack.Decoder(slotwire.Run).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -65,23 +70,36 @@ class Batch:
         self.flush_at = 0.0
 
 
-class Slot:
-    """The process's state. `serve` never returns: the process ends when the agent closes the pipe or kills it."""
+class Sink(Protocol):
+    """Where frames go."""
 
-    def __init__(self, number: int, cache: Path, progress: Path, source: BinaryIO, sink: BinaryIO) -> None:
+    def write(self, data: bytes, /) -> object:
+        """Take a whole frame."""
+
+    def flush(self) -> object:
+        """Send it on."""
+
+
+class Slot:
+    """The slot's state. In a process `serve` never returns: it ends when the agent closes the pipe or kills it.
+
+    `progress` has room for `slotwire.PROGRESS`; the agent looks at it.
+    """
+
+    def __init__(self, number: int, cache: Path, progress: mmap.mmap | bytearray, sink: Sink) -> None:
         self.number = number
         self._cache = cache
-        self._source = source
         self._sink = sink
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()  # of the batch's results
-        self._inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None  # what the agent gave last, also while the main thread has not begun with it
         self._loader = Loader(cache)
-        self._progress = _map_progress(progress)
+        self._progress = progress
+        self._reader = ("", "")  # an environment, and the minor version of its client when that is another than ours
         self._initialized = ("", "")  # whose initializer ran last, and its error text
         self.printer = Printer(self._send_output)
-        self._descriptors = Descriptors()
+        self.frames = slotwire.Frames(self._on_frame)  # what the agent says goes in here
 
     # ---- frames
 
@@ -95,12 +113,11 @@ class Slot:
     def _send_output(self, index: int, lines: tuple[tuple[int, str], ...], dropped: int) -> None:
         self.send(slotwire.OUTPUT, _encode(slotwire.SlotOutput(index, lines, dropped)))
 
-    def read_forever(self) -> None:
+    def read_forever(self, source: BinaryIO) -> None:
         """The reader thread. The end of the pipe is the end of the agent, and so of this process and its children."""
-        frames = slotwire.Frames(self._on_frame)
         with contextlib.suppress(OSError, ValueError):
-            while data := os.read(self._source.fileno(), 1 << 18):
-                frames.feed(data)
+            while data := os.read(source.fileno(), 1 << 18):
+                self.frames.feed(data)
         end_process_group()
 
     def _on_frame(self, kind: int, payload: bytes) -> None:
@@ -131,13 +148,21 @@ class Slot:
     # ---- running
 
     def serve(self) -> None:
-        """Run batches until the process ends."""
-        self.send(slotwire.READY)
-        while True:
-            self._run_batch(self._inbox.get())
+        """Run batches until the process ends, or a None comes out of the inbox."""
+        self.send(slotwire.READY, slotwire.OWN_VERSION)
+        while (batch := self._inbox.get()) is not None:
+            self._run_batch(batch)
+            self.mend()
+
+    def grant(self, cpus: int) -> None:
+        """Before each batch: its tasks have so many."""
+
+    def mend(self) -> None:
+        """After each batch: put right what tasks may have broken."""
 
     def _run_batch(self, batch: Batch) -> None:
         self.printer.install()
+        self.grant(batch.run.cpus)
         try:
             batch.entries = unpack_values(batch.body)
             code = self._prepare(batch.work.session, batch.work.profile)
@@ -160,7 +185,6 @@ class Slot:
             slotwire.PROGRESS.pack_into(self._progress, 0, -1, 0)
         self.printer.flush()
         self._flush(batch)
-        self._descriptors.mend()
 
     def _run_one(self, batch: Batch, code: Loaded, index: int) -> None:
         """One call, from its entry to its packed result. Whatever it raises is its result."""
@@ -182,11 +206,13 @@ class Slot:
             if kind in _ATOMS or (kind is int and -PLAIN_INT_MAX < value < PLAIN_INT_MAX):
                 packed: Any = (value,)
             else:
+                if self._reader[1]:
+                    _check_readable(value, self._reader[1])
                 packed, size = self._pack(batch, index, value)
             del value
         except BaseException as error:  # noqa: BLE001 - whatever a task does is its outcome
-            mark = Mark(index, Kind.RAISED, type(error).__name__)
-            packed = _pack_error(error)
+            mark = Mark(index, Kind.RAISED, _in_a_line(error))
+            packed = _pack_error(error, self._reader[1])
             size = len(packed)
             del error
         ended = time.monotonic_ns()
@@ -279,11 +305,18 @@ class Slot:
         elif self._initialized[0]:
             loader.forget_initializer()
             self._initialized = ("", "")
+        if profile.environment != self._reader[0]:
+            self._reader = (profile.environment, self._foreign_client(profile.environment))
         known = loader.has_code(profile.code, profile.bundles)
         return loader.load_code(profile.code, b"" if known else self._blob(profile.code), profile.bundles)
 
     def _blob(self, code: str) -> bytes:
         return (self._cache / "blobs" / code).read_bytes()
+
+    def _foreign_client(self, environment: str) -> str:
+        """The client's minor version when it is not ours: only an environment can bring that about."""
+        client = msgspec.json.decode(self._blob(environment), type=Recipe).client if environment else ""
+        return client if client != _own_minor() else ""
 
     def _initialize(self, session: str, profile: Profile) -> None:
         """Once for each session that comes to this slot; a failure is remembered and stays."""
@@ -314,8 +347,32 @@ def _check_size(batch: Batch, size: int) -> None:
         )
 
 
-def _pack_error(error: BaseException) -> bytes:
-    """An exception; one that is too large for a message in words."""
+def _in_a_line(error: BaseException) -> str:
+    """An exception in words, for a list of what went wrong."""
+    return say_exception(error).strip().partition("\n")[0][:_MARK_CHARS]
+
+
+def _own_minor() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _check_readable(value: Any, reader: str) -> None:
+    """Raise `OtherPython` when a part of the value would go as our bytecode to a client with another Python."""
+    from farmhand.code.portable import check_portable
+
+    check_portable(value, _own_minor(), reader)
+
+
+def _pack_error(error: BaseException, reader: str) -> bytes:
+    """An exception; in words one that is too large for a message, or that the Python of the client cannot have."""
+    if reader:
+        try:
+            _check_readable(error, reader)
+        except OtherPython:
+            plain = TaskFailed(f"{type(error).__name__}: {error}")
+            return pack_exception(plain.with_traceback(error.__traceback__))
+        except Exception:  # noqa: BLE001, S110 - what cannot be pickled goes in words anyway
+            pass
     packed = pack_exception(error)
     if len(packed) <= limits.EXCEPTION_BYTES_MAX:
         return packed
@@ -331,6 +388,24 @@ def _open_sink(descriptor: int) -> BinaryIO:
     moved = os.fdopen(os.dup(descriptor), "wb")
     os.dup2(2, descriptor)
     return moved
+
+
+class _ProcessSlot(Slot):
+    """A slot that has a process to itself."""
+
+    _descriptors: Descriptors
+    _threads: Threads
+
+    def serve(self) -> None:
+        self._descriptors = Descriptors()
+        self._threads = Threads()
+        super().serve()
+
+    def grant(self, cpus: int) -> None:
+        self._threads.set(cpus)
+
+    def mend(self) -> None:
+        self._descriptors.mend()
 
 
 class Descriptors:
@@ -350,6 +425,8 @@ class Descriptors:
 
 
 def _map_progress(path: Path) -> mmap.mmap:
+    import mmap
+
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), slotwire.PROGRESS.size)
 
@@ -391,9 +468,9 @@ def main() -> None:
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(file=2, all_threads=False)
     environment.forget_large_pages()
-    slot = Slot(int(options.number), Path(options.cache), Path(options.progress), source, sink)
+    slot = _ProcessSlot(int(options.number), Path(options.cache), _map_progress(Path(options.progress)), sink)
     slot.printer.install()
-    threading.Thread(target=slot.read_forever, name="farmhand-reader", daemon=True).start()
+    threading.Thread(target=slot.read_forever, args=(source,), name="farmhand-reader", daemon=True).start()
     slot.serve()
 
 

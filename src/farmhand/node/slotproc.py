@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from farmhand.model import limits
 from farmhand.model.messages import Work
-from farmhand.node import processes, slotwire
+from farmhand.node import processes, slotwire, support
 from farmhand.node.output import Budget
 from farmhand.node.slotpipes import Pipes, launch
+from farmhand.node.venvs import Place
+
+if TYPE_CHECKING:
+    import mmap
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a slot's process ended."""
+    """How a slot's process ended. `why`: in words, of a slot that is none."""
 
     code: int | None
     signal: int | None
+    why: str = ""
 
     def __str__(self) -> str:
+        if self.why:
+            return self.why
         if self.signal is None:
             return f"exit code {self.code}"
         return f"killed by {processes.signal_name(self.signal)}"
@@ -36,14 +44,17 @@ class SlotProcess:
     """Callbacks run on the agent's loop: `on_frame(slot, kind, payload)` and `on_exit(slot, exit)`."""
 
     def __init__(self, number: int, folder: Path, cache: Path, on_frame: Callable[[SlotProcess, int, bytes], None],
-                 on_exit: Callable[[SlotProcess, Exit], None]) -> None:  # fmt: skip
+                 on_exit: Callable[[SlotProcess, Exit], None], place: Place | None = None) -> None:  # fmt: skip
         self.number = number
+        self.place = place  # the environment that it runs in; None: the agent's own
+        self.worn = ""  # hash of the recipe that it was last found to be right for
         self.ready = False
         self.pid = 0
         self.tail: deque[str] = deque(maxlen=limits.TAIL_LINES)
         self._tail_of = -1
         self.peak_memory = 0
         self.killed = False
+        self.ordered = False  # to die: somebody waits for `on_exit`
         self.work: Work | None = None  # what it was last given, for the lines that it prints
         self._folder = folder
         self._cache = cache
@@ -51,23 +62,30 @@ class SlotProcess:
         self._on_exit = on_exit
         self._frames = slotwire.Frames(lambda kind, payload: self._on_frame(self, kind, payload))
         self._pipes: Pipes | None = None
-        self._progress: mmap.mmap | None = None
+        self._progress: mmap.mmap | bytearray | None = None
         self._rest = {1: b"", 2: b""}  # printed, and not yet a whole line
         self._budget = Budget()
 
     async def start(self) -> None:
         """Spawn the process. Raises `OSError` when that fails."""
+        import mmap
+
         path = self._folder / f"progress-{self.number}"
         path.write_bytes(slotwire.PROGRESS.pack(-1, 0))
         with path.open("r+b") as file:
             self._progress = mmap.mmap(file.fileno(), slotwire.PROGRESS.size)
         command = [
-            sys.executable, "-P", "-m", "farmhand.node.slot", "--number", str(self.number), "--cache", str(self._cache),
+            *support.command(self.place, self._cache), "--number", str(self.number), "--cache", str(self._cache),
             "--progress", str(path), "--parent", str(os.getpid()),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", processes.SLOT_VARIABLE: str(self.number)}
-        self._pipes = await launch(command, environment, self)
+        variables = support.surroundings(self.place) | {
+            "PYTHONUNBUFFERED": "1",
+            processes.SLOT_VARIABLE: str(self.number),
+        }
+        self._pipes = await launch(command, variables, self)
         self.pid = self._pipes.pid
+        if self.killed:  # meanwhile
+            self.kill_tree()
 
     # ---- events of the process
 
@@ -127,7 +145,8 @@ class SlotProcess:
 
     def on_silent(self) -> None:
         """See `slotpipes.Listener`."""
-        self.kill()
+        self.killed = True
+        self.kill_tree()
 
     def on_dying(self) -> None:
         """See `slotpipes.Listener`."""
@@ -163,7 +182,7 @@ class SlotProcess:
 
     def kill(self) -> None:
         """Kill the process and everything it started. `on_exit` follows."""
-        self.killed = True
+        self.killed = self.ordered = True
         self.kill_tree()
 
     def kill_tree(self) -> None:
@@ -173,6 +192,13 @@ class SlotProcess:
             processes.kill_group(self.pid)
             for stray in strays:
                 processes.kill(stray)
+
+    async def end(self) -> Exit:
+        """Kill it as planned, without `on_exit`, and wait for its death: what kills its strays must not meet its successor's."""
+        gone: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._on_exit = lambda _slot, exit_: gone.set_result(exit_)
+        self.kill_tree()
+        return await gone
 
     def close(self) -> None:
         """End the process without a word to the agent's callbacks."""

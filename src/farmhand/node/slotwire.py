@@ -13,11 +13,17 @@ from typing import Final
 
 import msgspec
 
+from farmhand.model.messages import PROTOCOL
 from farmhand.model.outcome import Mark
+from farmhand.model.version import VERSION
 
 HEAD: Final = struct.Struct("<IB")
 PROGRESS: Final = struct.Struct("<qq")  # index that runs now (-1 for none), monotonic nanoseconds when it started
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+
+OWN_VERSION: Final = (
+    f"{VERSION} (protocol {PROTOCOL})".encode()
+)  # both sides are of the same installation, or should be
 
 # agent to slot
 RUN: Final = 1
@@ -25,7 +31,7 @@ RETRACT: Final = 2  # give back what is not started, flush what is done
 DROP: Final = 3  # payload: index, as text
 
 # slot to agent
-READY: Final = 11
+READY: Final = 11  # payload: the slot's version
 RESULT: Final = 12
 OUTPUT: Final = 13
 RETRACTED: Final = 14  # payload: the batch's token and the first index given back, as text
@@ -38,6 +44,7 @@ class Run(msgspec.Struct, array_like=True):
     files: tuple[tuple[int, str], ...] = ()  # large arguments by index; the agent removes them afterwards
     results: str = ""  # the path, but for the index, of a large result
     attempt: int = 1
+    cpus: int = 1  # that were granted
 
 
 def result_path(results: str, index: int) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from farmhand.core import holding
+from farmhand.core.pauses import Pauses
 from farmhand.engine import subjects
 from farmhand.model import limits, messages
 from farmhand.model.messages import Started, place_at
@@ -16,6 +18,8 @@ from farmhand.node.slotproc import SlotProcess
 if TYPE_CHECKING:
     from farmhand.node.agent import Agent
 
+log = logging.getLogger("farmhand.node")
+
 
 class Watch:
     """Runs on the agent's loop. Its timers belong to the held message and end with it."""
@@ -23,6 +27,12 @@ class Watch:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._loop = asyncio.get_running_loop()
+        self._pauses = Pauses(time.monotonic())
+
+    def look(self) -> None:
+        """Notice whether this machine has slept. Call it often."""
+        if seconds := self._pauses.look(time.monotonic()):
+            log.warning("this process stood still for %.1f s; that counts for no task's timeout", seconds)
 
     def begin(self, held: holding.Held, slot: SlotProcess) -> None:
         """The slot was given this message."""
@@ -72,7 +82,9 @@ class Watch:
             return
         timeout = held.work.profile.timeout
         index, began = slot.running()
-        left = began + timeout - time.monotonic() if index >= 0 else timeout
+        self.look()
+        now = time.monotonic()
+        left = began + timeout + self._pauses.since(began, now) - now if index >= 0 else timeout
         if index >= 0 and left <= 0:
             self._agent.carry_out(self._agent.holder.on_overtime(slot.number, index, Kind.TIMED_OUT))
             left = timeout  # it may just have ended: then the next one of the batch has its time

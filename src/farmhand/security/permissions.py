@@ -53,6 +53,7 @@ _TABLE: Final[dict[Role, Permissions]] = {
             "work.>",
             "blob.>",
             "bak.>",
+            "fail.>",
             "ses.>",
             "ctl.>",
             "api.>",
@@ -61,6 +62,8 @@ _TABLE: Final[dict[Role, Permissions]] = {
             "$JS.API.CONSUMER.CREATE.SESSION.>",  # reading what a named session has, and its outcomes
             "$JS.API.CONSUMER.DELETE.SESSION.>",
             "$JS.API.DIRECT.GET.SESSION",
+            "$JS.API.CONSUMER.CREATE.LOG.>",  # what tasks printed
+            "$JS.API.CONSUMER.DELETE.LOG.>",
             "$JS.API.STREAM.MSG.GET.RESULT",
             "$JS.API.STREAM.MSG.GET.BLOB",
             "$JS.API.STREAM.PURGE.RESULT",  # forgetting what it has read

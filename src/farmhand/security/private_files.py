@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from farmhand import errors
 
@@ -44,6 +44,11 @@ def write_private(path: Path, content: bytes, *, replace: bool = True, durable: 
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A new file of mode 0600, open for writing. Raises `FileExistsError`, `OSError`."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, MODE), "wb")
 
 
 def _rename_to_new(draft: Path, path: Path) -> None:
@@ -84,6 +89,11 @@ def read_private(path: Path) -> bytes:
                 f"run: chmod 600 '{path}' (and replace the key if somebody may have read it)"
             )
         return file.read()
+
+
+def others_may_read(path: Path) -> bool:
+    """Whether other users of this machine have access to a file."""
+    return os.name == "posix" and bool(stat.S_IMODE(path.stat().st_mode) & _OTHERS)
 
 
 def make_private_folder(path: Path) -> None:

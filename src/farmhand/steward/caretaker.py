@@ -25,6 +25,7 @@ from farmhand.model.named import (
     read_session_request,
     read_stop_request,
 )
+from farmhand.model.peers import check_peer
 from farmhand.model.version import VERSION
 from farmhand.security.permissions import check_name
 from farmhand.steward.named import Care, Kept
@@ -54,7 +55,7 @@ class Caretaker:
         for subject in await streams.subjects_in(self._care.connection, subjects.SESSION, subjects.about("*")):
             message = await streams.last_message(self._care.connection, subjects.SESSION, subject)
             if message is not None and (about := read_about(message.data)).session not in self._by_id:
-                self._keep(about, message.time)
+                self._keep(about, message.at)
         self._loaded.set()
         await self._forget_leavings()
 
@@ -106,12 +107,12 @@ class Caretaker:
 
     async def session(self, msg: Msg) -> SessionState:
         """Find or make a session, or change how it is kept. Raises `SessionUnknown`, `VersionMismatch`, `BadOption`."""
-        request = read_session_request(msg.data)
-        if request.protocol != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
-                f"(protocol {request.protocol}); update the older one"
-            )
+        kept = await self.get(read_session_request(msg.data))
+        return kept.state()
+
+    async def get(self, request: SessionRequest) -> Kept:
+        """As `session`: the one that was found or made."""
+        check_peer("the client", request.version, request.protocol, "the farm")
         check_name(request.name)
         await self._loaded.wait()
         async with self._making:
@@ -128,7 +129,7 @@ class Caretaker:
                 kept.about, kept.noted = wanted, now
         await kept.ready.wait()
         kept.touched = time.time()
-        return kept.state()
+        return kept
 
     async def summary(self, _msg: Msg) -> list[SessionState]:
         """All sessions."""

@@ -13,8 +13,8 @@ import msgspec
 
 from farmhand import errors
 from farmhand.engine.connection import Connection
-from farmhand.model import messages
 from farmhand.model.messages import JoinRequest
+from farmhand.model.peers import check_peer
 from farmhand.model.version import VERSION
 from farmhand.security.accounts import User, UserStore
 from farmhand.security.permissions import Role
@@ -33,11 +33,7 @@ class Enrolment:
 
     async def join(self, request: JoinRequest, system: Connection | None) -> dict[str, Any]:
         """Enrol a key. Raises `VersionMismatch`, `NameTaken`, `BadOption`."""
-        if request.protocol != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), the joiner {request.version} "
-                f"(protocol {request.protocol}); update the older one"
-            )
+        check_peer("the machine that wants to join", request.version, request.protocol, "the farm")
         if request.role not in (Role.NODE, Role.CLIENT):
             raise errors.BadOption(f"nobody joins as {request.role!r}; it is node or client")
         if system is None:

@@ -25,9 +25,10 @@ from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
 from farmhand.model.messages import Control, SessionBeat, Work
-from farmhand.model.named import About, Place, SessionState, Settled, read_block, read_settled, runs_of
+from farmhand.model.named import About, Block, Failed, Place, SessionState, Settled, read_block, read_settled, runs_of
 from farmhand.model.needs import Lane
-from farmhand.model.outcome import BlobRef
+from farmhand.model.outcome import STOPPED, BlobRef
+from farmhand.model.peers import readable_report, readable_work
 from farmhand.model.version import VERSION
 
 log = logging.getLogger("farmhand.steward")
@@ -92,7 +93,7 @@ class Kept:
         last = await streams.last_message(connection, subjects.SESSION, subjects.outcomes(session_id))
         settled = read_settled(messages.split(last.data)[0]) if last is not None else None
         newest = await streams.last_message(connection, subjects.SESSION, subjects.backlog(session_id, "*"))
-        self.touched = max([self.touched, *(message.time for message in (last, newest) if message is not None)])
+        self.touched = max([self.touched, *(message.at for message in (last, newest) if message is not None)])
         self.core = core = named.NamedSession(secrets.token_bytes(16), settled)
         self._early, self._unsettled, self._lanes = [], {}, set()
         records = self._reader(subjects.SESSION, subjects.outcomes(session_id), self._on_old_record, core.low)
@@ -104,7 +105,7 @@ class Kept:
         await reports.start()
         await reports.caught_up()
         for _, data in self._early:
-            core.claim_report(messages.read_report(messages.split(data)[0]))
+            core.claim_report(readable_report(messages.split(data)[0]))
         blocks = self._reader(subjects.SESSION, subjects.backlog(session_id, "*"), self._on_block, core.low)
         await blocks.start()
         await blocks.caught_up()
@@ -131,7 +132,7 @@ class Kept:
         while message := await streams.message_at(
             self._care.connection, subjects.WORK, at, subjects.work("*", self.id)
         ):
-            self.core.claim_work(messages.read_work(messages.split(message.data)[0]), message.sequence)
+            self.core.claim_work(readable_work(messages.split(message.data)[0]), message.sequence)
             at = message.sequence + 1
 
     def close(self) -> None:
@@ -232,6 +233,8 @@ class Kept:
                     self._decided += 1
                     self._storing.add(self._decided)
                     self._store(effect.settled, body, secrets.token_hex(8), sequence, self._decided)
+                    for ended in effect.ended:
+                        self._note(ended)
                 case session.Stop():
                     control = Control(kill=tuple(effect.targets))
                     self._care.connection.publish(subjects.control_of_session(self.id), messages.encode(control))
@@ -303,7 +306,7 @@ class Kept:
             return
         try:
             header, body = messages.split(data)
-            report = messages.read_report(header)
+            report = readable_report(header)
             entries = _cut(body) if len(body) else []
         except (errors.BadMessage, msgspec.MsgspecError) as error:
             log.warning("a report cannot be read: %s", error)
@@ -334,6 +337,30 @@ class Kept:
             self._tell()
 
         self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
+
+    def _note(self, ended: session.Ended) -> None:
+        """Keep a task that ended badly, for who wants to run it again."""
+        task = ended.task
+        if ended.mark.kind in STOPPED:
+            return
+        group, cargo = task.group, task.cargo
+        blobs = () if cargo.blob is None else (BlobRef(0, cargo.blob.id, cargo.blob.size),)
+        block = Block(messages.PROTOCOL, self.id, 1, group.profile, group.lane, group.retry, blobs)
+        failed = Failed(
+            messages.PROTOCOL,
+            self.id,
+            self.about.name,
+            time.time(),
+            ended.mark,
+            ended.node,
+            ended.slot,
+            task.attempts,
+            block,
+        )
+        self._care.publisher.publish(
+            subjects.failed(self.id), messages.pack(failed, _join([cargo.entry])), lambda _sequence, _error: None,
+            msg_id=".".join(map(str, (self.id, *cargo.place, "failed"))),
+        )  # fmt: skip
 
     async def _purge(self) -> None:
         """Let the engine forget the reports that are in stored records."""

@@ -19,6 +19,7 @@ from farmhand.model import messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, Report
 from farmhand.model.outcome import Kind, Mark
+from farmhand.model.peers import readable_work
 
 log = logging.getLogger("farmhand.steward")
 
@@ -104,7 +105,7 @@ class Recovery:
         if message is None:
             return
         header, _ = messages.split(message.data)
-        work = messages.read_work(header)
+        work = readable_work(header)
         marks = tuple(Mark(index, Kind.LOST, "its node is gone") for index in range(work.count))
         report = Report(
             messages.PROTOCOL,

@@ -21,13 +21,17 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
-from farmhand.model.messages import Answer, Gone, LaneRequest
+from farmhand.model.messages import Answer, Gone
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 from farmhand.steward import census
 from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.explain import explain
+from farmhand.steward.failures import Failures
 from farmhand.steward.named import Care
+from farmhand.steward.peers import Peers
+from farmhand.steward.queues import queues_report
 from farmhand.steward.recovery import Recovery
 from farmhand.steward.status import status_report
 
@@ -42,6 +46,7 @@ class Steward:
 
     def __init__(self, farm: Options, system: Options | None, enrolment: Enrolment | None) -> None:
         self.membership = membership.Membership()
+        self._peers = Peers()
         self.connection: Connection
         self.publisher: Publisher
         self._farm_options = farm
@@ -50,6 +55,7 @@ class Steward:
         self._enrolment = enrolment
         self._recovery: Recovery
         self._caretaker: Caretaker
+        self._failures: Failures
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -62,9 +68,9 @@ class Steward:
         self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
         self._recovery = Recovery(self.connection, self.publisher, self.membership)
-        self._caretaker = Caretaker(
-            Care(self.connection, self.publisher, self._spawn, self._ensure_lane), self._on_session_removed
-        )
+        care = Care(self.connection, self.publisher, self._spawn, self._ensure_lane)
+        self._caretaker = Caretaker(care, self._on_session_removed)
+        self._failures = Failures(care, self._caretaker)
         if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
@@ -134,6 +140,8 @@ class Steward:
             "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
             "oldest": self._oldest, "session": self._caretaker.session, "sessions": self._caretaker.summary,
             "session-rm": self._caretaker.remove, "session-stop": self._caretaker.stop,
+            "failed": self._failures.summary, "failed-retry": self._failures.retry, "failed-forget": self._failures.forget,
+            "queues": self._queues, "explain": self._explain,
         }.items():  # fmt: skip
             connection.subscribe(subjects.api(verb), self._serve(action))
 
@@ -173,13 +181,17 @@ class Steward:
     # ---- what others say
 
     def _on_node_beat(self, msg: Msg) -> None:
-        self._apply(self.membership.on_node_beat(messages.read_node_beat(msg.data), self._loop.time()))
+        beat = self._peers.read(msg, messages.read_node_beat)
+        if beat is not None:
+            self._apply(self.membership.on_node_beat(beat, self._loop.time()))
 
     def _on_node_bye(self, msg: Msg) -> None:
         self._apply(self.membership.on_node_bye(msg.subject.split(".")[1], bytes(msg.data).decode()))
 
     def _on_session_beat(self, msg: Msg) -> None:
-        self._apply(self.membership.on_session_beat(messages.read_session_beat(msg.data), self._loop.time()))
+        beat = self._peers.read(msg, messages.read_session_beat)
+        if beat is not None:
+            self._apply(self.membership.on_session_beat(beat, self._loop.time()))
 
     def _on_disconnect(self, msg: Msg) -> None:
         """The engine says that a connection has closed; 3 ms after a kill."""
@@ -194,7 +206,7 @@ class Steward:
         while True:
             await asyncio.sleep(0.1)
             now = self._loop.time()
-            stopped = now - late_at > limits.NODE_SILENCE_S / 2
+            stopped = now - late_at > limits.STOPPED_S
             deaf = now - self.connection.heard_at > _ENGINE_SILENCE_S
             if stopped or deaf or not self.connection.connected:  # not the fault of those who are silent
                 self.membership.on_blind(now)
@@ -281,14 +293,10 @@ class Steward:
                 "slots": sum(n.beat.slots for n in self.membership.nodes.values()), "pythons": self.membership.pythons()}  # fmt: skip
 
     async def _make_lane(self, msg: Msg) -> Any:
-        request: LaneRequest = messages.read_lane_request(msg.data)
-        if request.protocol != messages.PROTOCOL:
-            raise errors.VersionMismatch(
-                f"the farm runs Farmhand {VERSION} (protocol {messages.PROTOCOL}), this client {request.version} "
-                f"(protocol {request.protocol}); update the older one"
-            )
-        await self._ensure_lane(request.lane)
-        return {"state": self.membership.lanes[request.lane.id], "pythons": self.membership.pythons()}
+        self._peers.check(msg.data, "the client")
+        lane = messages.read_lane_request(msg.data).lane
+        await self._ensure_lane(lane)
+        return {"state": self.membership.lanes[lane.id], "pythons": self.membership.pythons()}
 
     async def _ensure_lane(self, lane: Lane) -> int:
         """Make a lane unless it is there; the slots that serve it."""
@@ -310,7 +318,14 @@ class Steward:
     async def _status(self, _msg: Msg) -> Any:
         return await status_report(self.connection, self.membership, self._loop.time())
 
+    async def _queues(self, _msg: Msg) -> Any:
+        return await queues_report(self.connection, self.membership)
+
+    async def _explain(self, msg: Msg) -> Any:
+        return await explain(self.connection, self.membership, bytes(msg.data).decode(), self._loop.time())
+
     async def _join(self, msg: Msg) -> Any:
         if self._enrolment is None:
             raise errors.CredentialRefused("this farm takes nobody in")
+        self._peers.check(msg.data, "the machine that wants to join")
         return await self._enrolment.join(messages.read_join(msg.data), self._system)

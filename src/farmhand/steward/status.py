@@ -24,7 +24,7 @@ async def status_report(connection: Connection, membership: Membership, now: flo
             "taken": info.get("num_ack_pending", 0), "lacking": list(known.lacking),
         })  # fmt: skip
     storage: dict[str, dict[str, Any]] = {}
-    for name in (subjects.WORK, subjects.RESULT, subjects.BLOB):
+    for name in subjects.STREAMS:
         try:
             state = await streams.stream_state(connection, name)
         except streams.ApiRefused as error:  # a lost stream must not hide everything else
@@ -47,6 +47,7 @@ def _node(beat: NodeBeat, silent: float) -> dict[str, Any]:
         {
             "task": h.name,
             "session": h.session,
+            "number": h.number,
             "count": h.count,
             "running": h.running >= 0,
             "seconds": round(h.seconds, 3),

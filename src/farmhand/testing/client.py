@@ -84,7 +84,9 @@ class SimClient(Storing):
     def group(self, lane: Lane, retry: Retry, timeout: float) -> Group:
         """A new group of calls."""
         state = State(process=len(self.groups) % 3 == 2)  # some calls want a process each
-        group = Group(lane, Profile(f"f{len(self.groups)}", timeout=timeout, state=state), retry)
+        environment = ("", "a", "b")[len(self.groups) % 3]
+        profile = Profile(f"f{len(self.groups)}", timeout=timeout, state=state, environment=environment)
+        group = Group(lane, profile, retry)
         self.groups.append(group)
         return group
 

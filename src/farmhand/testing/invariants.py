@@ -15,7 +15,7 @@ from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Report
 from farmhand.model.outcome import Kind
-from farmhand.testing.calls import OK, RAISE, Call
+from farmhand.testing.calls import HANG, OK, RAISE, Call
 
 if TYPE_CHECKING:
     from farmhand.testing.client import SimClient
@@ -77,9 +77,14 @@ class Invariants:
                 enough = task.deaths >= limits.DEATHS_MAX or task.losses >= limits.LOSSES_MAX
                 require(enough, "P9: crashed too early", call, task.deaths, task.losses)
             case Kind.TIMED_OUT:
-                require(task.group.profile.timeout, "a task without a timeout has timed out", call)
+                timeout = task.group.profile.timeout
+                require(timeout, "a task without a timeout has timed out", call)
+                enough = HANG not in call.fates and call.seconds < timeout - limits.OVERDUE_S
+                require(not enough, "a task that had time enough has timed out", call)
             case Kind.KILLED:
                 require(task.killing, "a task that nobody stopped was killed", call)
+            case Kind.ENVIRONMENT:
+                require(task.group.profile.environment, "a task without an environment has failed for it", call)
             case _:
                 require(False, "an outcome that cannot be", call, kind)
         self.on_outcome(call, kind.name)
@@ -134,6 +139,10 @@ class Invariants:
     def on_run(self, slot: SimSlot, held: Held) -> None:
         """A slot is given a batch."""
         require(not slot.busy, "a slot was given work while it was busy", slot.node.name, slot.number)
+        wanted = held.work.profile.environment
+        require(
+            not slot.up or slot.worn == wanted, "a call runs in another environment", slot.node.name, slot.worn, wanted
+        )
 
     # ---- state
 

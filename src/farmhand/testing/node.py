@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from farmhand.core import holding
+from farmhand.core.pauses import Pauses
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Control, Gone, Holding, LaneTable, NodeBeat, Report, Started
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _TICK_S: Final = limits.OVERDUE_S / 2
 _LEAVE_POLL_S: Final = 0.02
+_UNFIT: Final = 0.05  # of the environments do not run
 
 
 class Cargo:
@@ -43,6 +45,10 @@ class SimNode(Storing):
         self.slots = [SimSlot(self, number) for number in range(slots)]
         self.frozen_slots = False  # a freeze holds the slots too
         self.gone_for_good = False
+        self._changing: dict[
+            int, holding.Held
+        ] = {}  # slots whose process is ended for another environment, and for whom
+        self._pauses = Pauses(0.0)
         self._grace = grace
         self._ticking = False
 
@@ -55,6 +61,8 @@ class SimNode(Storing):
         self.holder = holding.Holder(len(self.slots))
         self.publisher = Publisher(self)
         self._ticking = False
+        self._changing.clear()
+        self._pauses = Pauses(self.world.schedule.now)
         for slot in self.slots:
             slot.start()
         self.on_connected()
@@ -115,6 +123,10 @@ class SimNode(Storing):
 
     def on_slot_exit(self, slot: SimSlot) -> None:
         """The end of a slot's process has come."""
+        changing = self._changing.pop(slot.number, None)
+        if changing is not None and not slot.ordered:
+            self._change(slot, changing)
+            return
         held = self.holder.by_slot.get(slot.number)
         self.world.log("%s.%d is gone", self.incarnation, slot.number)
         if held is not None:
@@ -122,7 +134,20 @@ class SimNode(Storing):
         mark = Mark(0, Kind.CRASHED, "killed", None, 9)
         self.carry_out(self.holder.on_slot_lost(slot.number, slot.running, mark, self.world.schedule.now))
         if not self.holder.leaving:
-            self.after(0.0 if self.world.rng.random() < 0.5 else limits.SLOT_RESTART_S, slot.start)
+            self.after(0.0 if self.world.rng.random() < 0.5 else limits.SLOT_RESTART_S, slot.start, slot.worn)
+
+    def _change(self, slot: SimSlot, held: holding.Held) -> None:
+        """Its next process is in another environment, and now and then cannot run there."""
+        wanted = held.work.profile.environment
+        if wanted and self.world.rng.random() < _UNFIT:
+            slot.stop()
+            mark = Mark(0, Kind.ENVIRONMENT, "its Python does not run")
+            now = self.world.schedule.now
+            self.carry_out(self.holder.on_slot_lost(slot.number, -1, mark, now, stillborn=True))
+            self.after(limits.SLOT_RESTART_S, slot.start)
+            return
+        slot.start(wanted)
+        self._run(held)
 
     def on_slot_result(self, slot: SimSlot, first: int, count: int, marks: tuple[Mark, ...], values: list[Any],
                        seconds: float) -> None:  # fmt: skip
@@ -197,6 +222,7 @@ class SimNode(Storing):
                 case holding.Drop():
                     self.slots[effect.slot].drop(effect.index)
                 case holding.KillSlot():
+                    self.slots[effect.slot].ordered = True
                     self.slots[effect.slot].kill()
 
     def _start(self, held: holding.Held) -> None:
@@ -209,6 +235,10 @@ class SimNode(Storing):
         if held.state is not holding.HeldState.RUNNING:
             return
         slot = self.slots[held.slots[0]]
+        if slot.worn != held.work.profile.environment:
+            self._changing[slot.number] = held
+            slot.kill()
+            return
         if held.work.alone:
             self._announce(held, 0)
         slot.run(held, held.cargo.message.body)
@@ -234,8 +264,8 @@ class SimNode(Storing):
     def _check_timeout(self, held: holding.Held, slot: SimSlot) -> None:
         if held.state is not holding.HeldState.RUNNING or self.holder.by_slot.get(slot.number) is not held:
             return
-        timeout = held.work.profile.timeout
-        left = slot.began + timeout - self.world.schedule.now if slot.running >= 0 else timeout
+        timeout, now = held.work.profile.timeout, self.world.schedule.now
+        left = slot.began + timeout + self._pauses.since(slot.began, now) - now if slot.running >= 0 else timeout
         if slot.running >= 0 and left <= 1e-9:
             self.carry_out(self.holder.on_overtime(slot.number, slot.running, Kind.TIMED_OUT))
             left = timeout
@@ -289,6 +319,7 @@ class SimNode(Storing):
             self.check()
 
     def _tick(self) -> None:
+        self._pauses.look(self.world.schedule.now)
         effects = self.holder.on_tick(self.world.schedule.now)
         for effect in effects:
             if isinstance(effect, holding.Retract) and (held := self.holder.by_slot.get(effect.slot)):

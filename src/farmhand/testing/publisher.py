@@ -24,6 +24,7 @@ class Publisher:
         self._actor = actor
         self._number = 0
         self._waiting: dict[int, tuple[Callable[..., None], tuple[Any, ...], Done, float]] = {}
+        self._due: dict[int, float] = {}  # when each is looked at again
 
     def publish(self, action: Callable[..., None], args: tuple[Any, ...], done: Done) -> None:
         """Have `action(actor, number, *args)` run at the engine until it is answered."""
@@ -35,12 +36,19 @@ class Publisher:
     def _send(self, number: int) -> None:
         action, args, _, _ = self._waiting[number]
         self._actor.world.network.up(self._actor, action, (self._actor, number, *args))
+        self._due[number] = self._actor.world.schedule.now + limits.STORE_RETRY_S
         self._actor.after(limits.STORE_RETRY_S, self._again, number)
 
     def _again(self, number: int) -> None:
         if number not in self._waiting:
             return
-        if self._actor.world.schedule.now >= self._waiting[number][3]:
+        now = self._actor.world.schedule.now
+        action, args, done, deadline = self._waiting[number]
+        if now >= deadline and now - self._due[number] >= limits.STOPPED_S:  # it stood still: the answer may be there
+            self._due[number] = now + limits.STORE_RETRY_S
+            self._waiting[number] = action, args, done, self._due[number]
+            self._actor.after(limits.STORE_RETRY_S, self._again, number)
+        elif now >= deadline:
             self._waiting.pop(number)[2](0, "silent")
         else:
             self._send(number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 
@@ -26,9 +26,22 @@ class Schedule:
         self._number += 1
         heapq.heappush(self._heap, (self.now + delay, self._number, action, args))
 
+    def pass_over(self, seconds: float, computing: Collection[object]) -> None:
+        """Time passes in which nothing happens: what was due then is late, and happens at once, in order.
+
+        What `computing` objects were to do takes so much longer: they had no time to do it.
+        """
+        self.now += seconds
+        self._heap = [
+            (when + seconds if getattr(action, "__self__", None) in computing else when, number, action, args)
+            for when, number, action, args in self._heap
+        ]
+        heapq.heapify(self._heap)
+
     def step(self) -> None:
         """Let the next event happen. There must be one."""
-        self.now, _, action, args = heapq.heappop(self._heap)
+        when, _, action, args = heapq.heappop(self._heap)
+        self.now = max(self.now, when)
         self.events += 1
         action(*args)
 

@@ -57,6 +57,8 @@ class SimSlot:
         self.running = -1  # as the agent reads it, also after the death
         self.began = 0.0
         self.life = 0
+        self.worn = ""  # the environment of this process
+        self.ordered = False  # to die
         self._batch: _Batch | None = None
         self._pipe_at = self._order_at = 0.0
         self._muted = 0  # the process whose frames are lost
@@ -65,15 +67,19 @@ class SimSlot:
 
     # ---- the process
 
-    def start(self) -> None:
-        """Spawn it; READY follows."""
+    def start(self, environment: str = "") -> None:
+        """Spawn it; READY follows. Orders are read when it is up."""
+        self.worn = environment
+        self.ordered = False
         self.life += 1
         self.up = True
         self.busy = False
         self.running = -1
         self._batch = None
         self._ended = None
-        self._later(0.02 + 0.2 * self._random(), self._say, self.node.on_slot_ready)
+        boot = 0.02 + 0.2 * self._random()
+        self._order_at = self.node.world.schedule.now + boot
+        self._later(boot, self._say, self.node.on_slot_ready)
 
     def die(self) -> None:
         """The process is gone; its agent reads what is in the pipe, most times, and then its end."""

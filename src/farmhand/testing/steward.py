@@ -79,7 +79,7 @@ class SimSteward(Storing):
 
     def _tick(self) -> None:
         now = self.world.schedule.now
-        stopped = now - self._ticked_at > limits.NODE_SILENCE_S / 2
+        stopped = now - self._ticked_at > limits.STOPPED_S
         if stopped or not self.world.engine.up:
             self.membership.on_blind(now)
         if stopped:

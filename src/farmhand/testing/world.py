@@ -28,6 +28,8 @@ from farmhand.testing.steward import SimSteward
 REST_S: Final = 120.0  # after the faults have stopped; virtual
 EVENTS_MAX: Final = 60_000  # more means that something goes round in circles
 PROMPT_S: Final = 5.5  # a dead node's work is given back by the steward, long before the engine would
+SLEEP_S: Final = 3600.0  # of all machines
+WAKE_S: Final = 5.0  # until the last of them goes on: some are taken for dead then
 CALM_S: Final = 15.0  # without another fault, for that to be demanded
 
 LANES: Final = (
@@ -62,7 +64,7 @@ class Verdict(NamedTuple):
 class World:
     """See the head of this file."""
 
-    def __init__(self, seed: int, trace: list[str] | None = None) -> None:
+    def __init__(self, seed: int, trace: list[str] | None = None, *, sleeps: bool = False) -> None:
         self.seed = seed
         self.rng = rng = Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self.trace = trace
@@ -84,6 +86,8 @@ class World:
         self._make_clients(span, gentle=calm)
         self._faults = Faults(self, rng, rng.choice((0, 1)) if calm else rng.choice((1, 2, 4, 8, 14)), span)
         self._heal_at = span + 20 * rng.random()
+        if sleeps:
+            self.schedule.at(span * rng.random(), self.sleep, SLEEP_S * (0.5 + rng.random()))
 
     def log(self, text: str, *args: object) -> None:
         """One line of the trace."""
@@ -213,6 +217,24 @@ class World:
         for actor in self.actors():
             self.network.reconnect(actor)
 
+    def sleep(self, seconds: float) -> None:
+        """Every machine sleeps, the engine's too, and the clocks go on. The engine wakes first, the others in any order."""
+        self.disturb()
+        self.log("---- everything sleeps for %.0f s", seconds)
+        for node in self.nodes:
+            node.frozen_slots = True
+        for actor in self.actors():
+            actor.freeze()
+        self.schedule.pass_over(seconds, [slot for node in self.nodes for slot in node.slots])
+        self._heal_at += seconds
+        for actor in self.actors():
+            self.schedule.after(WAKE_S * self.rng.random() ** 2, self._wake, actor, actor.life)
+
+    @staticmethod
+    def _wake(actor: Actor, life: int) -> None:
+        if actor.life == life:
+            actor.thaw()
+
     def engine_has_space(self) -> None:
         """New work is taken again."""
         self.engine.full = False
@@ -259,9 +281,9 @@ class World:
             raise BrokenPromise(f"more than {EVENTS_MAX} events")
 
 
-def run_seed(seed: int, trace: list[str] | None = None) -> Verdict:
-    """Run one world. An exception of the core itself is a broken promise too."""
-    world = World(seed, trace)
+def run_seed(seed: int, trace: list[str] | None = None, *, sleeps: bool = False) -> Verdict:
+    """Run one world; `sleeps`: all of it, once. An exception of the core itself is a broken promise too."""
+    world = World(seed, trace, sleeps=sleeps)
     problem = ""
     try:
         world.run()
@@ -278,6 +300,6 @@ def run_seed(seed: int, trace: list[str] | None = None) -> Verdict:
     return Verdict(seed, problem, world.schedule.events, world.schedule.now, len(calls), runs)
 
 
-def run_chunk(first: int, count: int) -> list[Verdict]:
+def run_chunk(first: int, count: int, *, sleeps: bool = False) -> list[Verdict]:
     """Run the worlds of so many seeds."""
-    return [run_seed(seed) for seed in range(first, first + count)]
+    return [run_seed(seed, sleeps=sleeps) for seed in range(first, first + count)]

@@ -27,6 +27,7 @@ EVERY = [
     "state folder",
     "credentials",
     "disk space",
+    "environments",
     "supervisor",
     "engine",
     "login",

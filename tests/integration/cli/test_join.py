@@ -40,10 +40,10 @@ def nodes(machine: Machine) -> dict[str, dict[str, object]]:
     return {node["name"]: node for node in machine.json("status")["nodes"]}
 
 
-def refused(machine: Machine, line: str) -> int:
+def refused(machine: Machine, line: str, *options: str) -> int:
     """The exit code, which must come within 5 s and the time that Python takes."""
     began = time.monotonic()
-    done = machine.run("join", line)
+    done = machine.run("join", line, *options)
     assert time.monotonic() - began < 6.5
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("farmhand: ")
@@ -69,6 +69,19 @@ def test_joins_works_and_leaves(open_farm: Machine, other: Machine) -> None:
         wait_until(lambda: "barn" in nodes(open_farm), "it has come back")
         assert again.end(signal.SIGTERM) == Exit.OK
     assert not other.processes()
+
+
+def test_a_node_within_the_command_itself(open_farm: Machine, other: Machine) -> None:
+    line = line_of(open_farm)
+    assert refused(other, line, "--in-process", "--slots", "2") == Exit.USAGE
+    assert refused(other, line, "--in-process", "--capability", "mem=8GiB") == Exit.USAGE
+    with other.start("join", line, "--in-process", "--name", "phone", "--capability", "camera") as join:
+        join.wait_line("as phone with 1 slot in this process")
+        phone = wait_until(lambda: nodes(open_farm).get("phone"), "the farm knows it")
+        assert (phone["slots"], phone["pid"], phone["slot_pids"]) == (1, join.pid, [])
+        assert [process.pid for process in other.processes()] == [join.pid]
+        assert join.end(signal.SIGTERM) == Exit.OK
+    assert join.said.endswith("Left the farm.\n")
 
 
 def test_a_client_joins_with_the_line_too(open_farm: Machine, other: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_counts_what_was_done(farm: Machine, client: Farm) -> None:
     assert report["nodes"][0].keys() >= NODE_KEYS
     assert report["sessions"][0].keys() >= SESSION_KEYS
     assert report["lanes"][0].keys() >= LANE_KEYS
-    assert report["engine"]["storage"].keys() == {"work", "result", "blob"}
+    assert report["engine"]["storage"].keys() == {"work", "result", "blob", "session", "failed", "log"}
     assert report["unmet"] == []
     assert report["rates"] is None
     text = farm.run("status").stdout

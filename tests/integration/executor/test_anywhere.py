@@ -1,7 +1,8 @@
-"""The client on a device that has little: each thing that may be missing is taken away in turn."""
+"""Clients, and nodes within one process, on a device that has little: each thing that may be missing is taken away in turn."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -32,12 +33,20 @@ if what == "processes":
 if what == "signals":
     signal.signal = signal.set_wakeup_fd = refuse
 
+import farmhand
 from farmhand import Farm
 
 def double(value):
     return 2 * value
 
-if __name__ == "__main__":
+if __name__ == "__main__" and line.startswith("node "):
+    with farmhand.join(line.removeprefix("node "), capabilities=["small"]) as node:
+        print("works", flush=True)
+        try:
+            node.wait()
+        except KeyboardInterrupt:
+            pass
+elif __name__ == "__main__":
     for _ in range(2):
         with Farm(line) as farm:
             print(sum(farm.map(double, range(1000))), farm.submit(len, bytes(3_000_000)).result(), farm.status()["version"])
@@ -60,6 +69,7 @@ MISSING = [
     "processes",
     "signals",
     "resource,pwd,termios",
+    "mmap,_multiprocessing,_posixshmem",
 ]
 
 
@@ -67,6 +77,21 @@ MISSING = [
 def test_without(script: Script, line: str, what: str) -> None:
     done = script.run(PROGRAM, what, line, FARMHAND_HOME=str(script.folder / "home"))
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_a_node_without(script: Script, line: str, what: str) -> None:
+    device = script.start(PROGRAM, what, f"node {line}", FARMHAND_HOME=str(script.folder / what))
+    assert device.stdout is not None
+    assert device.stdout.readline() == "works\n", device.communicate()
+    with Farm(line) as farm:
+        small = farm.options(needs=["small"])
+        assert sum(small.map(abs, range(1000))) == 499_500
+        assert small.submit(len, bytes(3_000_000)).result(PATIENCE_S) == 3_000_000
+        device.send_signal(signal.SIGINT)
+        _, err = device.communicate(timeout=PATIENCE_S)
+        assert (device.returncode, err) == (0, "")
+        assert len(farm.status()["nodes"]) == 1, "it has left without a word"
 
 
 def test_the_number_of_workers_is_the_farms(line: str) -> None:

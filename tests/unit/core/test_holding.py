@@ -25,8 +25,8 @@ def seen() -> Iterator[Effects]:
         yield effects
 
 
-def work(token: int = 1, count: int = 1, session: str = "k1", state: State = State()) -> Work:  # noqa: B008 (frozen)
-    return Work(1, session, token, count, Profile("c", state=state))
+def work(token: int = 1, count: int = 1, session: str = "k1", state: State = State(), environment: str = "") -> Work:  # noqa: B008
+    return Work(1, session, token, count, Profile("c", state=state, environment=environment))
 
 
 class Node:

@@ -22,11 +22,14 @@ from farmhand.model.messages import (
     LaneTable,
     NodeBeat,
     Output,
+    Preamble,
     Profile,
     Report,
+    ReportHead,
     SessionBeat,
     Started,
     Work,
+    WorkHead,
     encode,
     pack,
     split,
@@ -37,12 +40,17 @@ from farmhand.model.outcome import BlobRef, Kind, Mark
 CODECS = {name: codec for name, codec in vars(messages).items() if isinstance(codec, Codec)}
 LANE = Lane((Need("gpu", "=", "1"),), "3.11", 2)
 EXAMPLES: dict[str, Any] = {
-    "read_work": Work(1, "k1", 2**62, 3, Profile("c", "f", ("b",), timeout=1.5), 0.1, True, 2, (BlobRef(0, "x", 9),)),
+    "read_preamble": Preamble(1, "v"),
+    "read_work_head": WorkHead(1, "k1", 5, 3),
+    "read_report_head": ReportHead(1, 5, 0, 2, "n", -1),
+    "read_work": Work(
+        1, "k1", 2**62, 3, Profile("c", "f", ("b",), timeout=1.5), 0.1, True, 2, (BlobRef(0, "x", 9),), numbers=(7,)
+    ),
     "read_report": Report(
         1, 5, 0, 2, "n", -1, (Mark(1, Kind.CRASHED, "t", None, 9, ("l",), 7),), 0.1, 0.2, (BlobRef(0, "x", 9),)
     ),
     "read_started": Started(5, 1, "n", 0),
-    "read_output": Output(5, 1, "n", 0, "f", ((1, "line"), (2, "other")), 3),
+    "read_output": Output(5, 1, "n", 0, "f", ((1, "line"), (2, "other")), 3, 7),
     "read_control": Control(((5, 1),), True),
     "read_node_beat": NodeBeat(
         1, "v", "n", "name", "i", "h", 1, 2, 1, "3.11", {"gpu": "1"}, (Holding("l", 1, "k1", 5, 1),)
@@ -54,7 +62,7 @@ EXAMPLES: dict[str, Any] = {
     "read_gone": Gone(("k1",), ("i",), (5,)),
     "read_join": JoinRequest(1, "v", "U", "node", "name"),
     "read_answer": Answer("", "", {"a": [1, None, True, 0.5]}),
-    "read_holdings": (Holding("l", 1, "k1", 5, 1, "f", 0, 0.5),),
+    "read_holdings": (Holding("l", 1, "k1", 5, 1, "f", 0, 0.5, 7),),
 }
 
 
@@ -122,3 +130,16 @@ def test_a_newer_peer_may_add_fields() -> None:
     assert messages.read_session_beat(encode(beat)) == EXAMPLES["read_session_beat"]
     longer = [*msgspec.to_builtins(EXAMPLES["read_started"]), "more"]
     assert messages.read_started(encode(longer)) == EXAMPLES["read_started"]
+
+
+@pytest.mark.parametrize("numbers", [[7], [7, 8, 9], [3, 9, 4], [0, 8, 9], [2, 0, 4]])
+def test_each_task_of_a_batch_has_its_number(numbers: list[int]) -> None:
+    work = Work(1, "k1", 5, len(numbers), Profile("c"), numbers=messages.span_of(numbers))
+    assert [messages.number_at(work, index) for index in range(len(numbers))] == numbers
+    assert messages.number_at(work, len(numbers)) == (numbers[0] if len(numbers) == 1 else 0)
+    assert messages.number_at(work, -1) == (numbers[0] if len(numbers) == 1 else 0)  # nobody knows what ran
+
+
+def test_a_following_batch_costs_one_number() -> None:
+    assert messages.span_of(list(range(5, 133))) == (5,)
+    assert messages.number_at(Work(1, "k1", 5, 3, Profile("c")), 1) == 0  # from a client that does not tell them

@@ -25,6 +25,8 @@ def test_a_retry_is_for_its_causes_and_so_many_times() -> None:
     assert not retry.allows(Kind.RAISED, 2)
     assert not retry.allows(Kind.TIMED_OUT, 0)
     assert not Retry().allows(Kind.RAISED, 0)
+    assert not Retry(2).allows(Kind.ENVIRONMENT, 0)
+    assert Retry(2, on=("environment",)).allows(Kind.ENVIRONMENT, 0)
     assert not any(Retry(9, on=tuple(CAUSES)).allows(kind, 0) for kind in (Kind.LOST, Kind.KILLED, Kind.RETURNED))
 
 

@@ -1,0 +1,34 @@
+"""A connection that looks at a farm and does nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from farmhand.engine.connection import Connection
+
+
+class Contact:
+    """An open connection to the farm that `--farm` or the settings mean. Raises as `meant_farm` and `Connection.open`."""
+
+    def __init__(self, farm: str | None) -> None:
+        from farmhand.client.contact import meant_farm
+
+        self._meant = meant_farm(farm)
+        self.connection: Connection
+
+    async def __aenter__(self) -> Self:
+        from farmhand.engine.connection import Connection
+
+        self.connection = await Connection.open(self._meant.connect())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.connection.close()
+
+    async def ask(self, verb: str, body: bytes = b"") -> dict[str, Any]:
+        """What the steward answers, and where that is."""
+        from farmhand.engine.asking import ask_steward
+
+        report: dict[str, Any] = await ask_steward(self.connection, verb, body)
+        return {"address": str(self.connection.options.address), **report}
