@@ -11,12 +11,15 @@
     │   ├── EngineLost                          the connection dropped during a request; a retry can help
     │   ├── EngineFull                          its storage is full; a retry helps when there is space again
     │   ├── StoreFailed                         it did not confirm that it stored a message
-    │   └── NoResponder                         the service asked is not running; a retry can help
+    │   ├── NoResponder                         the service asked is not running; a retry can help
+    │   ├── NoQuorum                            too few of a cluster's servers are up; it goes on when one is back
+    │   └── Deposed                             another steward acts for the farm now; the farm's own business
     ├── SecurityError
     │   ├── CredentialRefused, CredentialMissing, CredentialUnsafe, CredentialMalformed
     │   ├── NameTaken                           another key is enrolled under this name, or this key under another name
     │   ├── WrongPin                            this is not the farm that the join line names
     │   └── PlaintextRefused                    off loopback without TLS
+    ├── ClusterComplete                         a cluster has three servers, and all of them are up
     ├── FarmNotRunning, FarmRunning, FarmNotEmpty   `farmhand` was asked for what this farm's state does not allow
     ├── BackupDamaged                           this file is no whole backup of a farm; nothing was changed
     ├── NodeStuck                               a node without processes has too many tasks that it cannot stop; start it again
@@ -119,6 +122,14 @@ class NoResponder(EngineError):
     """Nobody answers this request."""
 
 
+class NoQuorum(EngineError):
+    """Fewer than two of the cluster's three servers are up: it accepts nothing until another one is back."""
+
+
+class Deposed(EngineError):
+    """Another steward acts for this farm now."""
+
+
 class SecurityError(FarmhandError):
     """A credential or a certificate is not as it must be."""
 
@@ -149,6 +160,10 @@ class WrongPin(SecurityError):
 
 class PlaintextRefused(SecurityError):
     """Off loopback the engine speaks TLS only, unless --insecure-plaintext is given."""
+
+
+class ClusterComplete(FarmhandError):
+    """The cluster has three servers, and all of them are up."""
 
 
 class FarmNotRunning(FarmhandError):

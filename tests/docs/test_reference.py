@@ -16,7 +16,7 @@ from tests.docs.markdown import DOCS, rows, section
 import farmhand
 from farmhand import AsyncFarm, Environment, Farm, FarmFuture, Retry, Session, SessionOptions, errors, join
 from farmhand.code.limits import BUNDLE_BYTES_MAX, BUNDLE_FILES_MAX
-from farmhand.engine import streams
+from farmhand.engine import streams, subjects
 from farmhand.model import limits, messages
 from farmhand.node.inprocess import InProcessNode
 from farmhand.security.permissions import Role
@@ -118,6 +118,12 @@ def test_subjects() -> None:
     table = [row[0].strip("`") for row in rows(section(DOCS / "reference" / "protocol.md", "Subjects"))]
     described = {re.sub(r"\b[A-Z]+\b", "*", subject) for subject in table}
     assert code | {"node.*.bye", "_INBOX.*.*.*"} == described
+
+
+def test_subjects_of_a_cluster() -> None:
+    table = {row[0].strip("`") for row in rows(section(DOCS / "reference" / "protocol.md", "A cluster"))}
+    named = {subjects.USERS, subjects.LEASE, subjects.USERS_READ, subjects.SERVER_JOIN, subjects.TERM}
+    assert table == named | {subjects.api("cluster")}
 
 
 def _pattern(node: ast.JoinedStr) -> str:

@@ -20,6 +20,9 @@ def claimed_may_be_parked(_original: Any) -> Any:
 
 def no_adoption(original: Any) -> Any:
     def start(self: NamedSession, now: float) -> Any:
+        for claim in self._claimed.values():
+            if claim.group is not None:  # sent again instead
+                self.core.on_submitted(claim.group, [task for task in claim.tasks if task is not None])
         self._claimed.clear()
         return original(self, now)
 

@@ -132,7 +132,23 @@ def _alone(slots: int, quick: bool, say: Say) -> list[Row]:
     path = solo.in_process("network", slots)
     rows.append(bound("64 MB argument through the engine", "MB/s", path["argument"], at_least=400))
     rows.append(bound("64 MB result through the engine", "MB/s", path["result"], at_least=400))
-    return rows + _huge(slots, quick, say)
+    return rows + _servers(slots, say) + _huge(slots, quick, say)
+
+
+def _servers(slots: int, say: Say) -> list[Row]:
+    """Three servers beside one. No target: it is a price, which the ratio tells."""
+    say("measuring three servers beside one ...")
+    figures = solo.in_process("servers", slots)
+    rows = []
+    for key, what, unit in (
+        ("submit", "three servers: no-op calls through submit, beside one server", "calls/s"),
+        ("map", "three servers: no-op calls through map, beside one server", "calls/s"),
+        ("p50", "three servers: one call at a time, p50, beside one server", "us"),
+    ):
+        row = Row(what, unit, {"farmhand": figures["three"][key]}, base="one server")
+        row.ratio = figures["three"][key] / figures["one"][key]
+        rows.append(row)
+    return rows
 
 
 def _huge(slots: int, quick: bool, say: Say) -> list[Row]:

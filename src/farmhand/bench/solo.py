@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from farmhand.bench import workloads
+from farmhand.bench import servers, workloads
 
 MB: Final = workloads.MB
 GIGABYTES: Final = 4
@@ -31,9 +31,8 @@ def in_process(name: str, *args: int) -> dict[str, Any]:
 
 def child(name: str, args: list[str]) -> None:
     """Entry point of the fresh interpreter."""
-    found = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes}[name](
-        *map(int, args)
-    )
+    found = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes,
+             "servers": servers.measure}[name](*map(int, args))  # fmt: skip
     sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -43,6 +43,8 @@ _TABLE: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (errors.EngineUnreachable, Exit.UNREACHABLE),
     (errors.EngineLost, Exit.UNREACHABLE),
     (errors.NoResponder, Exit.UNREACHABLE),
+    (errors.NoQuorum, Exit.UNREACHABLE),
+    (errors.ClusterComplete, Exit.RUNNING),
     (errors.WrongPin, Exit.WRONG_PIN),
     (errors.SecurityError, Exit.REFUSED),
     (KeyboardInterrupt, Exit.INTERRUPTED),

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from farmhand import errors
-from farmhand.engine.asking import ask_steward
+from farmhand.engine.asking import ask_steward, cluster_state
 from farmhand.engine.connection import Connection
 from farmhand.home import lock
+from farmhand.home.cluster import SERVERS
 from farmhand.home.login import options
 from farmhand.home.logs import show_on_terminal, start_logging
 from farmhand.home.paths import FarmFile
@@ -38,7 +39,7 @@ def run_here(config: HostConfig, on_ready: Ready, *, verbose: bool = False) -> N
 
     Raises: `FarmRunning`, `PortInUse`, `PlaintextRefused` and whatever else keeps the engine from starting.
     """
-    _refuse_second(config)
+    refuse_second(config)
     host = Host(config)
     host.folder.make()
     _start_logs(host, verbose=verbose)
@@ -53,7 +54,7 @@ def run_here(config: HostConfig, on_ready: Ready, *, verbose: bool = False) -> N
         raise errors.PortInUse(f"{error}\n{_port_advice(host)}") from None
 
 
-def _refuse_second(config: HostConfig) -> None:
+def refuse_second(config: HostConfig) -> None:
     """A clear word before anything is touched. The supervisor's own lock decides if two start at the same moment."""
     from farmhand.home.paths import FarmFolder
 
@@ -98,12 +99,16 @@ def _announce(host: Host, content: FarmFile, on_ready: Ready) -> None:
         ready = runner_loop.run_until_complete(_wait_ready(host, content))
     finally:
         runner_loop.close()
-    on_ready(describe(host, content, ready))
+    on_ready(describe(host, content, *ready))
     sys.stdout.flush()
 
 
-async def _wait_ready(host: Host, content: FarmFile) -> bool:
-    """Whether the steward answers and every slot has started before the deadline."""
+async def _wait_ready(host: Host, content: FarmFile) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the steward answers and every slot has started before the deadline; and how a cluster is.
+
+    A cluster that still lacks servers is not waited for: its server line is needed first.
+    """
+    state: dict[str, Any] | None = None
     ca = host.folder.ca if host.folder.ca.exists() else None
     login = options(parse_address(content.address), host.folder.key(OWNER), Role.CLIENT, OWNER, ca)
     loop = asyncio.get_running_loop()
@@ -113,16 +118,20 @@ async def _wait_ready(host: Host, content: FarmFile) -> bool:
         try:
             while loop.time() < deadline:
                 with contextlib.suppress(errors.EngineError):
+                    if host.member is not None:
+                        state = await cluster_state(connection) or state
+                        if state is not None and len(connection.servers.living) < SERVERS and not state["quorum"]:
+                            return True, state
                     status = await ask_steward(connection, "status", timeout=1.0)
                     if sum(node["ready"] for node in status["nodes"]) >= sum(host.config.nodes):
-                        return True
+                        return True, state
                 await asyncio.sleep(_LOOK_S)
         finally:
             await connection.close()
-    return False
+    return False, state
 
 
-def describe(host: Host, content: FarmFile, ready: bool) -> dict[str, Any]:
+def describe(host: Host, content: FarmFile, ready: bool, cluster: dict[str, Any] | None = None) -> dict[str, Any]:
     """What `up --json` says. Its keys are stable; docs/reference/cli.md describes them."""
     config, address = host.config, parse_address(content.address)
     warnings = []
@@ -153,6 +162,9 @@ def describe(host: Host, content: FarmFile, ready: bool) -> dict[str, Any]:
         "node_pids": list(content.node_pids),
         "nodes": len(config.nodes),
         "slots": sum(config.nodes),
+        "server": content.server,
+        "server_line": content.server_line,
+        "cluster": cluster,
         "version": content.version,
         "ready": ready,
         "warnings": warnings,

@@ -21,22 +21,16 @@ _LOOK_S: Final = 1.0  # between two looks of --watch; nodes tell twice as often
 @click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
 @farm_option
 @click.option("--join-line", is_flag=True, help="Print only the join line of this machine's own farm.")
+@click.option("--server-line", is_flag=True, help="Print only the line for a further server of this machine's cluster.")
 @json_option
-def command(watch: bool, farm: str | None, join_line: bool, as_json: bool) -> None:
+def command(watch: bool, farm: str | None, join_line: bool, server_line: bool, as_json: bool) -> None:
     """Show per node and session: slots, busy, runs, failures, cpu s, total s, bytes in and out; the queue per lane;
     rates; and needs that no node meets.
     """
     from farmhand.home.process import new_loop
 
-    if join_line:
-        from farmhand import errors
-        from farmhand.client.contact import running_here
-
-        running = running_here()
-        if running is None:
-            raise errors.FarmNotRunning
-        line = running.join_line
-        click.echo(json.dumps({"join_line": line}) if as_json else line)
+    if join_line or server_line:
+        _print_line("server_line" if server_line else "join_line", as_json=as_json)
         return
     with asyncio.Runner(loop_factory=new_loop) as runner:
         if not watch:
@@ -44,6 +38,22 @@ def command(watch: bool, farm: str | None, join_line: bool, as_json: bool) -> No
             return
         with contextlib.suppress(KeyboardInterrupt):  # that is how one stops watching
             runner.run(_watch(farm, as_json))
+
+
+def _print_line(which: str, *, as_json: bool) -> None:
+    """A line of this machine's own farm. Raises `FarmNotRunning`, `BadOption`."""
+    from farmhand import errors
+    from farmhand.client.contact import running_here
+
+    running = running_here()
+    if running is None:
+        raise errors.FarmNotRunning
+    line = getattr(running, which)
+    if not line:
+        raise errors.BadOption(
+            "this machine's farm has one server; `farmhand up --cluster` makes one that can have three"
+        )
+    click.echo(json.dumps({which: line}) if as_json else line)
 
 
 async def _once(farm: str | None, as_json: bool) -> None:

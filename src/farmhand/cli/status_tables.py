@@ -16,7 +16,10 @@ _KEYS_ON_SCREEN = 20  # sessions and lanes; JSON has them all
 
 def overview(report: Report) -> RenderableType:
     """Everything on one screen."""
-    parts: list[RenderableType] = [_headline(report), _nodes(report)]
+    parts: list[RenderableType] = [_headline(report)]
+    if report.get("cluster"):
+        parts.append(_servers(report["cluster"]))
+    parts.append(_nodes(report))
     if report["sessions"]:
         parts.append(_sessions(report))
     if report["lanes"]:
@@ -43,6 +46,14 @@ def _table(title: str, *columns: str) -> Table:
             table.add_column(column, min_width=_NAME_WIDTH, overflow="fold")
         else:
             table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _servers(cluster: dict[str, Any]) -> Table:
+    table = _table("Servers", "server", "address", "", "steward")
+    for server in cluster["servers"]:
+        acts = "acts" if server["name"] == cluster["acting"] else "stands by" if server["up"] else ""
+        table.add_row(server["name"], server["address"], "up" if server["up"] else "DOWN", acts)
     return table
 
 

@@ -44,9 +44,17 @@ if TYPE_CHECKING:
 @click.option(
     "--capability", "capabilities", multiple=True, metavar="K[=V]", help="What this machine's nodes can do; repeatable."
 )
+@click.option(
+    "--cluster",
+    "line",
+    is_flag=False,
+    flag_value="new",
+    metavar="[LINE]",
+    help="Be one of a cluster's three servers: the first without a LINE, the others with the first one's.",
+)
 @log_options
 @json_option
-def command(detach: bool, as_json: bool, verbose: bool, **given: Any) -> None:
+def command(detach: bool, as_json: bool, verbose: bool, line: str | None, **given: Any) -> None:
     """Run a farm on this machine: an engine, a steward and a node.
 
     Its state is kept under $FARMHAND_HOME; Ctrl-C or `farmhand down` ends it in good order, a second Ctrl-C without
@@ -54,6 +62,8 @@ def command(detach: bool, as_json: bool, verbose: bool, **given: Any) -> None:
     `farmhand config` shows it.
     """
     config = _config(given, verbose=verbose)
+    if line is not None:
+        _become_server(config, line)
     if detach:
         from farmhand.cli.detached import start_detached
 
@@ -99,6 +109,33 @@ def _config(given: dict[str, Any], *, verbose: bool) -> HostConfig:
     return config
 
 
+def _become_server(config: HostConfig, line: str) -> None:
+    """Make this machine a server of a cluster, unless it is one. Raises `BadOption`, and what joining raises."""
+    from farmhand import errors
+    from farmhand.cli.foreground import refuse_second
+    from farmhand.home import cluster
+    from farmhand.node.monitor import public_host
+
+    if config.insecure_plaintext:
+        raise errors.BadOption(
+            "a cluster's servers give each other the farm's keys: --cluster does not go with --insecure-plaintext"
+        )
+    refuse_second(config)
+    there = cluster.member(config.folder)
+    if there is not None:
+        if line != "new":
+            raise errors.BadOption(
+                f"{config.folder} is server {there.name} of a cluster already: start it with `farmhand up`, or set "
+                "FARMHAND_HOME to a folder for another server"
+            )
+        return
+    host, port = public_host(config.listen), max(config.port, 0)
+    if line == "new":
+        cluster.found(config.folder, config.listen, host, port)
+    else:
+        cluster.join(config.folder, line, config.listen, host, port)
+
+
 def checked_capabilities(given: tuple[str, ...]) -> tuple[str, ...]:
     """Capabilities as they were given, if each has a name. Raises `BadNeed`."""
     from farmhand.model.settings import check_capability
@@ -124,6 +161,14 @@ def show(ready: dict[str, Any], as_json: bool) -> None:
     click.echo(f"  port       {ready['port']}, kept for the next start")
     click.echo(f"  nodes      {ready['nodes']} with {ready['slots']} slots in all")
     click.echo(f"  join line  {ready['join_line']}")
+    if ready["server"]:
+        click.echo(
+            f"  server     {ready['server']} of a cluster: {ready['cluster']['problem'] or 'two of three are enough'}"
+        )
+        click.echo(f"  server line  {ready['server_line']}")
+        click.echo(
+            "On each further server: farmhand up --cluster 'SERVER LINE'. It gives away the farm's keys: keep it secret."
+        )
     if ready["local"]:
         click.echo("It listens on loopback, so only this machine can join; --listen 0.0.0.0 lets others in.")
     else:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from farmhand import errors
 from farmhand.client.remote import remote_login
 from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.home import lock, paths
 from farmhand.home.process import new_loop
 from farmhand.home.settings import chosen_farm

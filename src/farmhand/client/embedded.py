@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from farmhand import errors
-from farmhand.engine.connection import Options
+from farmhand.engine.options import Options
 from farmhand.home.login import options
 from farmhand.home.paths import FarmFile, FarmFolder, home, remove_stale
 from farmhand.model.address import parse_address

@@ -17,7 +17,8 @@ import msgspec
 
 from farmhand import errors
 from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.home.process import new_loop
 from farmhand.model import limits
 

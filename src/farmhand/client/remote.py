@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from farmhand import errors
-from farmhand.engine.connection import Options
+from farmhand.engine.options import Options
 from farmhand.home import paths
 from farmhand.home.enrol import enrol
 from farmhand.home.login import options

@@ -14,8 +14,9 @@ from farmhand.client.farm import Farm
 from farmhand.doctor.checks import Fault
 from farmhand.doctor.patient import Patient, process_state
 from farmhand.engine import blobs, streams, subjects
-from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.asking import ask_steward, cluster_state
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.engine.stored import Publisher
 from farmhand.home import paths
 from farmhand.home.login import tls_context
@@ -57,6 +58,20 @@ async def login(patient: Patient) -> str:
     options.connect_timeout = ANSWER_S
     patient.connection = connection = await Connection.open(options)
     return f"as {options.name}, engine {connection.server.get('version')}"
+
+
+async def servers(patient: Patient) -> str:
+    """Whether all servers of a cluster are up."""
+    state = await cluster_state(patient.open_connection, timeout=ANSWER_S)
+    if state is None:
+        return "one"
+    if state["problem"]:
+        raise Fault(state["problem"], "start the others with `farmhand up`, or replace one: docs/how-to/cluster.md")
+    down = [server["name"] for server in state["servers"] if not server["up"]]
+    if down:
+        raise Fault(f"{down[0]} is down; the farm goes on, and would stop if one more were lost",
+                    "start it with `farmhand up`, or replace it: docs/how-to/cluster.md")  # fmt: skip
+    return f"{len(state['servers'])} of {len(state['servers'])} up, the steward of {state['acting']} acts"
 
 
 async def strangers(patient: Patient) -> str:

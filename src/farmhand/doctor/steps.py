@@ -25,6 +25,7 @@ def all_steps() -> list[Step]:
         Step("engine", ("supervisor",), farm.engine, start),
         Step("login", ("engine", "credentials"), farm.login, "join the farm again with its join line"),
         Step("strangers refused", ("engine",), farm.strangers, "see users.conf"),
+        Step("servers", ("login",), farm.servers, "see logs/steward.log of each"),
         Step("streams", ("login",), farm.storage, "farmhand down, then farmhand up: the steward makes them"),
         Step("steward", ("login",), farm.steward, "see logs/steward.log"),
         Step("versions", ("steward",), farm.versions, "update the older part"),

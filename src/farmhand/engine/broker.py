@@ -287,6 +287,14 @@ class Broker:
         self.stop()
 
 
+def free_port(host: str) -> int:
+    """A port of this machine that nobody has: for a server whose port others must be told before it starts."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
 class _NotUp(Exception):
     """The server did not come up; the caller adds the log."""
 

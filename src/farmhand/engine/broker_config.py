@@ -33,12 +33,34 @@ SYNC_INTERVAL: Final = "5s"
 LOG_BYTES_MAX: Final = 16 * MB  # then a new log file; two old ones are kept
 LOG_FILES_MAX: Final = 3
 
+CLUSTER_NAME: Final = "farmhand"
+ROUTE_USER: Final = "server"
+ROUTE_PING_S: Final = 1  # with ROUTE_PINGS_OUT_MAX a server that is unplugged or frozen is taken for dead after 3 s
+ROUTE_PINGS_OUT_MAX: Final = 2
+
 # ---- the store's share of the disk: see `default_max_file_store`
 DISK_MARGIN_SHARE: Final = 0.10  # of what is free or already ours: block indexes, consumer state, logs, other programs
 DISK_MARGIN_BYTES_MAX: Final = 4 * 1024 * MB  # on a large disk a share would be waste
 STORE_BYTES_MIN: Final = (
     16 * MB
 )  # below it not even one result of each kind fits; the engine then refuses, with a clear error
+
+
+class ClusterConfig(msgspec.Struct, kw_only=True):
+    """This server's place in a cluster. Routes, the connections between servers, always speak TLS, both sides with a certificate.
+
+    advertise: `host:port` at which clients reach this server. route_advertise: the same for other servers. routes: those of
+    other servers, as far as they are known; the others are learnt from these.
+    """
+
+    secret: str
+    port: int
+    advertise: str
+    route_advertise: str
+    routes: tuple[str, ...]
+    cert: Path
+    key: Path
+    ca: Path
 
 
 class BrokerConfig(msgspec.Struct, kw_only=True):
@@ -67,6 +89,7 @@ class BrokerConfig(msgspec.Struct, kw_only=True):
     ping_interval: float = SERVER_PING_S
     log_file: Path | None = None
     server_name: str = "farmhand"
+    cluster: ClusterConfig | None = None
 
     @property
     def conf_path(self) -> Path:
@@ -166,6 +189,7 @@ def render(config: BrokerConfig, port: int, websocket_port: int | None, max_file
         f"  sync_interval: {'always' if config.sync_always else SYNC_INTERVAL}",
         "}",
         *_render_doors(config, websocket_port),
+        *(_render_cluster(config, config.cluster) if config.cluster else ()),
         f"include {quoted(include)}",
         "",
     ]
@@ -181,5 +205,35 @@ def _render_doors(config: BrokerConfig, websocket_port: int | None) -> list[str]
     lines = [tls] if tls else []
     if websocket_port is not None:
         host = quoted(config.host.strip("[]"))
-        lines.append(f"websocket {{ host: {host}, port: {websocket_port}, {tls or 'no_tls: true'} }}")
+        told = (
+            f"advertise: {quoted(f'{_host_of(config.cluster.advertise)}:{websocket_port}')}, " if config.cluster else ""
+        )
+        lines.append(f"websocket {{ host: {host}, port: {websocket_port}, {told}{tls or 'no_tls: true'} }}")
     return lines
+
+
+def _host_of(place: str) -> str:
+    return place.rpartition(":")[0]
+
+
+def _render_cluster(config: BrokerConfig, cluster: ClusterConfig) -> list[str]:
+    """The routes to the other servers. Of the first server there is one to itself: without any the store does not start."""
+    routes = [
+        quoted(f"nats-route://{ROUTE_USER}:{cluster.secret}@{place}")
+        for place in dict.fromkeys((cluster.route_advertise, *cluster.routes))
+    ]
+    cert, key, ca = (quoted(str(path.absolute())) for path in (cluster.cert, cluster.key, cluster.ca))
+    return [
+        f"client_advertise: {quoted(cluster.advertise)}",
+        "cluster {",
+        f"  name: {quoted(CLUSTER_NAME)}",
+        f"  host: {quoted(config.host.strip('[]'))}",
+        f"  port: {cluster.port}",
+        f"  advertise: {quoted(cluster.route_advertise)}",
+        f"  authorization {{ user: {ROUTE_USER}, password: {quoted(cluster.secret)}, timeout: {HANDSHAKE_S} }}",
+        f"  tls {{ cert_file: {cert}, key_file: {key}, ca_file: {ca}, verify: true, timeout: {HANDSHAKE_S} }}",
+        f'  ping_interval: "{ROUTE_PING_S}s"',
+        f"  ping_max: {ROUTE_PINGS_OUT_MAX}",
+        f"  routes: [{', '.join(routes)}]",
+        "}",
+    ]

@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import ssl
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from farmhand import errors
+from farmhand.engine.options import Options
+from farmhand.engine.servers import Servers
 from farmhand.engine.tcp import Link, TcpLink, open_tcp, upgrade_to_tls
 from farmhand.engine.wire import CRLF, Msg, hpub_frame, pub_frame
 from farmhand.model import limits
@@ -29,31 +30,6 @@ log = logging.getLogger("farmhand.engine")
 
 SERVER_VERSION_MIN: Final = (2, 12)
 _AUTH_WORDS: Final = ("authorization", "authentication", "user authentication")
-
-
-class Signer(Protocol):
-    """Who we are: a public key and a way to sign the server's nonce."""
-
-    @property
-    def public(self) -> str:
-        """The public key, `U...`."""
-
-    def sign(self, nonce: bytes) -> str:
-        """The signature of the server's nonce, base64url."""
-
-
-class Options(msgspec.Struct, kw_only=True):
-    """How to reach the engine and as whom. Times in seconds."""
-
-    address: Address
-    name: str
-    inbox: str  # the prefix of this connection's private subjects
-    signer: Signer | None = None
-    user: str = ""
-    password: str = ""
-    tls: ssl.SSLContext | None = None
-    connect_timeout: float = limits.CONNECT_S
-    ping_interval: float = limits.PING_INTERVAL_S
 
 
 class Subscription:
@@ -83,6 +59,8 @@ class Connection:
         self.server: dict[str, object] = {}  # the INFO of the server we are connected to
         self.on_connected: list[Callable[[], None]] = []  # called after every reconnect, never for the first connect
         self.on_disconnected: list[Callable[[], None]] = []
+        self.on_servers: list[Callable[[], None]] = []  # called when a server of the cluster has come or gone
+        self.servers = Servers(options.address, options.others)
         self.connected = False
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -123,12 +101,13 @@ class Connection:
     async def _connect_first(self, retry_forever: bool) -> None:
         deadline = self._loop.time() + self.options.connect_timeout
         wait, refusals = limits.RECONNECT_FIRST_S, 0
+        turns: list[Address] = []
         while True:
+            turns = turns or [self.servers.now, *self.servers.tries()[:-1]]
+            self.servers.now = turns.pop(0)
             left = deadline - self._loop.time()
             try:
-                await asyncio.wait_for(
-                    self._attempt(), self.options.connect_timeout if retry_forever else max(left, 0.05)
-                )
+                await asyncio.wait_for(self._attempt(), self._patience if retry_forever else max(left, 0.05))
                 return
             except errors.EngineTooOld as error:
                 if not retry_forever:
@@ -142,9 +121,18 @@ class Connection:
             except (OSError, TimeoutError, errors.EngineUnreachable) as error:
                 if not retry_forever and self._loop.time() + wait >= deadline:
                     raise errors.EngineUnreachable(f"{self.options.address}: {str(error) or 'no answer'}") from error
+                if turns:
+                    continue
             log.info("engine %s not reached, trying again in %.2f s", self.options.address, wait)
             await asyncio.sleep(wait)
             wait = min(wait * 2, limits.RECONNECT_MAX_S)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for one try: with other servers to go to, a silent one must not take all the time."""
+        return min(
+            self.options.connect_timeout, limits.SERVER_TRY_S if self.servers.many else self.options.connect_timeout
+        )
 
     async def _attempt(self) -> None:
         """One try to connect, with the whole handshake. Leaves the connection up, or raises and leaves nothing behind."""
@@ -180,37 +168,38 @@ class Connection:
             if verb == b"-ERR":
                 text = rest.decode(errors="replace").strip("'")
                 if any(word in text.lower() for word in _AUTH_WORDS):
-                    raise errors.CredentialRefused(f"{self.options.address} as {self.options.name}: {text}")
-                raise errors.EngineUnreachable(f"{self.options.address}: {text}")
+                    raise errors.CredentialRefused(f"{self.servers.now} as {self.options.name}: {text}")
+                raise errors.EngineUnreachable(f"{self.servers.now}: {text}")
             if verb == b"EOF":
-                raise errors.EngineUnreachable(f"{self.options.address} closed the connection")
+                raise errors.EngineUnreachable(f"{self.servers.now} closed the connection")
 
     async def _open_link(self) -> Link:
-        if self.options.address.scheme in ("ws", "wss"):
+        if self.servers.now.scheme in ("ws", "wss"):
             from farmhand.engine.websocket import open_websocket
 
-            return await open_websocket(self, self.options.address, self.options.tls)
-        return await open_tcp(self, self.options.address)
+            return await open_websocket(self, self.servers.now, self.options.tls)
+        return await open_tcp(self, self.servers.now)
 
     async def _upgrade(self, link: Link) -> None:
         """TLS on top of TCP when the server or the address wants it."""
-        wants = self.server.get("tls_required") or self.options.address.scheme == "tls"
+        wants = self.server.get("tls_required") or self.servers.now.scheme == "tls"
         if not isinstance(link, TcpLink) or not wants:
             return
         if self.options.tls is None:
-            raise errors.CredentialRefused(f"{self.options.address} speaks TLS and no farm CA is known for it")
-        await upgrade_to_tls(link, self.options.tls, self.options.address.host)
+            raise errors.CredentialRefused(f"{self.servers.now} speaks TLS and no farm CA is known for it")
+        await upgrade_to_tls(link, self.options.tls, self.servers.now.host)
 
     def _take_info(self, verb: bytes, rest: bytes) -> None:
         """The server's first line. Raises `EngineUnreachable` when it is no NATS, `EngineTooOld`."""
         if verb != b"INFO":
-            raise errors.EngineUnreachable(f"{self.options.address} does not speak NATS")
+            raise errors.EngineUnreachable(f"{self.servers.now} does not speak NATS")
         self.server = msgspec.json.decode(rest)
+        self._learn()
         version = str(self.server.get("version", "0"))
         parts = tuple(int(p) for p in version.split("-", maxsplit=1)[0].split(".")[:2] if p.isdigit())
         if parts < SERVER_VERSION_MIN:
             wanted = ".".join(map(str, SERVER_VERSION_MIN))
-            raise errors.EngineTooOld(f"{self.options.address} runs nats-server {version}; {wanted} or later is needed")
+            raise errors.EngineTooOld(f"{self.servers.now} runs nats-server {version}; {wanted} or later is needed")
 
     def _connect_line(self) -> bytes:
         options = self.options
@@ -228,7 +217,9 @@ class Connection:
     @property
     def epoch(self) -> str:
         """Which life of the farm this is: another one after its streams were put back from a backup."""
-        return str(self.server.get("server_name", ""))
+        return str(
+            self.server.get("cluster") or self.server.get("server_name", "")
+        )  # a cluster's is that of all its servers
 
     async def close(self) -> None:
         """Send what is waiting, then close. Requests under way fail with `EngineLost`."""
@@ -248,6 +239,18 @@ class Connection:
         if link is not None:
             link.close()
             await link.wait_closed()
+
+    def abort(self) -> None:
+        """Close at once: nothing that waits to be sent leaves any more. Requests under way fail with `EngineLost`."""
+        self._closed, self.connected = True, False
+        self._out.clear()
+        for handle in (self._pinger, self._keeper):
+            if handle is not None:
+                handle.cancel()
+        link, self._link = self._link, None
+        self._fail_waiters()
+        if link is not None:
+            link.close()
 
     # ---- events from the link
 
@@ -281,9 +284,21 @@ class Connection:
                 waiter.set_result(None)
         elif verb == b"INFO":
             self.server.update(msgspec.json.decode(rest))
+            self._learn()
         elif verb == b"-ERR":
             self._last_error = rest.decode(errors="replace").strip("'")
             log.warning("engine says: %s", self._last_error)
+
+    def _learn(self) -> None:
+        """What a server says of the others."""
+        known, options = self.servers.known, self.options
+        changed = self.servers.learn(self.server, follow=options.follow)
+        if options.keep is not None and set(known) != set(self.servers.known):
+            options.keep(self.servers.known)
+        if changed and self.connected:
+            log.info("the farm's servers are now %s", ", ".join(sorted(self.servers.living)))
+            for callback in list(self.on_servers):
+                callback()
 
     def on_lost(self, link: Link, exc: Exception | None) -> None:
         """For the link: it is closed. Callbacks are told once, and the way back begins."""
@@ -304,16 +319,21 @@ class Connection:
 
     async def _reconnect(self) -> None:
         wait = limits.RECONNECT_FIRST_S
+        turns: list[Address] = []
         while not self._closed:
+            turns = turns or self.servers.tries()
+            self.servers.now = turns.pop(0)
             try:
-                await asyncio.wait_for(self._attempt(), self.options.connect_timeout)
+                await asyncio.wait_for(self._attempt(), self._patience)
             except (OSError, TimeoutError, errors.FarmhandError) as error:
-                log.debug("reconnect failed: %s", error)
+                log.debug("reconnect to %s failed: %s", self.servers.now, error)
+                if turns:
+                    continue
                 jitter = 0.5 + secrets.randbelow(1000) / 1000
                 await asyncio.sleep(wait * jitter)
                 wait = min(wait * 2, limits.RECONNECT_MAX_S)
                 continue
-            log.info("connected to the engine again")
+            log.info("connected to the engine again, at %s", self.servers.now)
             for callback in list(self.on_connected):
                 callback()
             return

@@ -21,6 +21,8 @@ log = logging.getLogger("farmhand.engine")
 
 _NS: Final = 1_000_000_000
 HEARTBEAT_S: Final = 5.0  # the engine says that it lives; three missed ones make a new consumer
+# The same in a cluster: a reader's consumer lives on one server and dies with it, while our connection may be to another.
+CLUSTER_HEARTBEAT_S: Final = 1.0
 
 
 class OrderedReader:
@@ -49,7 +51,7 @@ class OrderedReader:
         self._loop = asyncio.get_running_loop()
         self._name = ""
         self._expected = 0  # the consumer's own next sequence
-        self._heard_at = 0.0
+        self._heard_at = self._watched_at = 0.0
         self._subscription: Subscription | None = None
         self._making: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -81,7 +83,15 @@ class OrderedReader:
         """Make the first consumer. Raises what the engine says."""
         await self._make()
         self._connection.on_connected.append(self._remake)
-        self._watch = self._loop.call_later(HEARTBEAT_S, self._on_watch)
+        self._start_watch()
+
+    @property
+    def _heartbeat(self) -> float:
+        return CLUSTER_HEARTBEAT_S if self._connection.servers.many else HEARTBEAT_S
+
+    def _start_watch(self) -> None:
+        self._watched_at = self._loop.time()
+        self._watch = self._loop.call_later(self._heartbeat, self._on_watch)
 
     def close(self) -> None:
         """Stop delivering. The engine removes the consumer by itself."""
@@ -108,7 +118,7 @@ class OrderedReader:
         config: dict[str, Any] = {
             "name": self._name, "deliver_subject": inbox, "filter_subject": self._subject, "ack_policy": "none",
             "max_deliver": 1, "mem_storage": True, "num_replicas": 1, "inactive_threshold": 30 * _NS,
-            "flow_control": True, "idle_heartbeat": int(HEARTBEAT_S * _NS), "replay_policy": "instant",
+            "flow_control": True, "idle_heartbeat": int(self._heartbeat * _NS), "replay_policy": "instant",
             "headers_only": bool(self._header),
         }  # fmt: skip
         if self._since and not self.last:
@@ -167,6 +177,10 @@ class OrderedReader:
                 await asyncio.sleep(0.1)
 
     def _on_watch(self) -> None:
-        if self._connection.connected and self._loop.time() - self._heard_at > 3 * HEARTBEAT_S:
+        now = self._loop.time()
+        held_up = (
+            now - self._watched_at > 2 * self._heartbeat
+        )  # by the user's code: what came meanwhile is not read yet
+        if self._connection.connected and not held_up and now - self._heard_at > 3 * self._heartbeat:
             self._remake()
-        self._watch = self._loop.call_later(HEARTBEAT_S, self._on_watch)
+        self._start_watch()

@@ -8,6 +8,7 @@ engine's dedupe window). A refusal is told apart from silence: full storage is `
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -15,12 +16,13 @@ import msgspec
 
 from farmhand import errors
 from farmhand.engine.connection import Connection
+from farmhand.engine.streams import WRONG_LAST, is_passing
 from farmhand.engine.wire import Msg
 from farmhand.model import limits
 
 _FULL_CODES: Final = frozenset({10023, 10047, 10077, 10122})  # insufficient resources, storage exceeded, maximum bytes
 
-_WRONG_LAST: Final = 10071
+_FENCE: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 
 class _ApiError(msgspec.Struct):
@@ -60,7 +62,8 @@ class Publisher:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._prefix = f"{connection.options.inbox}.st."
+        # Several sessions may have one credential, and so one inbox: an answer to one is none to the others.
+        self._prefix = f"{connection.options.inbox}.st{secrets.token_hex(6)}."
         self._next = 0
         self._waiting: dict[str, _Waiting] = {}
         self._room = asyncio.Event()
@@ -75,11 +78,12 @@ class Publisher:
 
     def publish(
         self, subject: str, payload: bytes | memoryview, done: Done, *, msg_id: str = "", first: bool = False,
-        headers: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None, fence: tuple[str, int] | None = None,
     ) -> None:  # fmt: skip
         """Store a message. Without `msg_id` a repeat after an outage may be stored twice.
 
         `first`: only when the subject has no message yet; that it has one counts as stored, with sequence 0.
+        `fence`: a subject and the sequence that its newest message must have, or the error is `Deposed`.
         """
         self._next += 1
         reply = f"{self._prefix}{self._next}"
@@ -87,6 +91,8 @@ class Publisher:
             headers = {**(headers or {}), "Nats-Msg-Id": msg_id}
         if first:
             headers = {"Nats-Expected-Last-Subject-Sequence": "0"}
+        if fence is not None:
+            headers = {**(headers or {}), _FENCE: fence[0], "Nats-Expected-Last-Subject-Sequence": str(fence[1])}
         if not self._waiting:
             self._answered_at = self._loop.time()
         self._waiting[reply] = _Waiting(subject, payload, headers, done, self._loop.time())
@@ -98,8 +104,8 @@ class Publisher:
             self._set_timer()
 
     async def store(self, subject: str, payload: bytes | memoryview, *, msg_id: str = "", first: bool = False,
-                    headers: dict[str, str] | None = None) -> int:  # fmt: skip
-        """Store a message and return its stream sequence. Raises `EngineFull`, `StoreFailed`."""
+                    headers: dict[str, str] | None = None, fence: tuple[str, int] | None = None) -> int:  # fmt: skip
+        """Store a message and return its stream sequence. Raises `EngineFull`, `StoreFailed`, `Deposed`."""
         stored: asyncio.Future[int] = self._loop.create_future()
 
         def done(sequence: int, error: errors.EngineError | None) -> None:
@@ -110,13 +116,13 @@ class Publisher:
             else:
                 stored.set_result(sequence)
 
-        self.publish(subject, payload, done, msg_id=msg_id, first=first, headers=headers)
+        self.publish(subject, payload, done, msg_id=msg_id, first=first, headers=headers, fence=fence)
         return await stored
 
     @property
     def stuck(self) -> bool:
         """The engine is there, and has stored nothing of ours for long: so it is when its disk is full. From any thread."""
-        connected = self._connection.connected
+        connected = self._connection.connected and not self._connection.servers.many  # a cluster may choose a leader
         return connected and bool(self._waiting) and self._loop.time() - self._answered_at > limits.STORE_STUCK_S
 
     async def wait_room(self) -> None:
@@ -149,7 +155,11 @@ class Publisher:
             return
         if ack.error is None:
             self._settle(msg.subject, ack.seq, None)
-        elif ack.error.err_code == _WRONG_LAST:
+        elif is_passing(ack.error.code, ack.error.err_code):
+            return  # it is sent again by the timer
+        elif ack.error.err_code == WRONG_LAST and _FENCE in (self._waiting[msg.subject].headers or {}):
+            self._settle(msg.subject, 0, errors.Deposed())
+        elif ack.error.err_code == WRONG_LAST:
             self._settle(msg.subject, 0, None)  # only asked for with `first`: it is there already
         elif ack.error.err_code in _FULL_CODES or ack.error.code == 503:
             self._settle(msg.subject, 0, errors.EngineFull(f"the engine refused to store: {ack.error.description}"))

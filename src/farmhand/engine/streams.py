@@ -10,6 +10,7 @@ import msgspec
 from farmhand import errors
 from farmhand.engine import asking, subjects
 from farmhand.engine.connection import Connection
+from farmhand.engine.wire import Msg
 from farmhand.model import limits
 
 log = logging.getLogger("farmhand.engine")
@@ -17,6 +18,10 @@ log = logging.getLogger("farmhand.engine")
 _NS: Final = 1_000_000_000  # the API's durations are in nanoseconds
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059, 10026})  # consumer, message, stream, no message found
 _NO_STORAGE: Final = 10047
+WRONG_LAST: Final = 10071  # another message is the newest of its subject than was expected
+# The cluster has no leader, or not this one any more; the same message, or one with the same expectation, waits for its quorum.
+# One without a number says that raft has another leader.
+_PASSING: Final = frozenset({10004, 10006, 10007, 10008, 10009, 10118, 10119, 10158, 10163, 10164})
 # Of the engine's storage, for WORK, BLOB and SESSION each. RESULT keeps the rest, so that a full farm can drain, and what
 # was removed and is not freed yet has room.
 WORK_SHARE: Final = 0.2
@@ -35,11 +40,24 @@ async def call(connection: Connection, verb: str, body: dict[str, Any] | None = 
                *, timeout: float = limits.REQUEST_S) -> dict[str, Any]:  # fmt: skip
     """One JetStream API request. Raises `ApiRefused` with the engine's words, `EngineLost`, `TimeoutError`."""
     payload = msgspec.json.encode(body) if body is not None else b""
-    msg = await asking.request(connection, f"$JS.API.{verb}", payload, timeout=timeout)
+    msg = await asking.request(connection, f"$JS.API.{verb}", payload, timeout=timeout, is_no_answer=_has_no_leader)
     answer: dict[str, Any] = msgspec.json.decode(msg.data)
     if problem := answer.get("error"):
         raise ApiRefused(f"{verb}: {problem.get('description')}", int(problem.get("err_code", 0)))
     return answer
+
+
+def _has_no_leader(msg: Msg) -> bool:
+    """Whether it is the word of a cluster that chooses a new leader: nothing was done, and soon it can be."""
+    if b'"error"' not in msg.data:
+        return False
+    problem = msgspec.json.decode(msg.data).get("error") or {}
+    return is_passing(int(problem.get("code", 0)), int(problem.get("err_code", 0)))
+
+
+def is_passing(code: int, err_code: int) -> bool:
+    """Whether an error means that the cluster cannot do it now: to be tried again, with the same id."""
+    return err_code in _PASSING or (code == 503 and not err_code)
 
 
 def definitions(storage_bytes: int, replicas: int) -> list[dict[str, Any]]:
@@ -89,10 +107,37 @@ async def ensure_streams(connection: Connection, storage_bytes: int = 0, replica
             log.warning("stream %s keeps the size that it had: there is less space than at the farm's last start", name)
 
 
+async def ensure_keep(connection: Connection, replicas: int) -> None:
+    """Make what the stewards of a cluster share, or leave it when it is there. Raises `ApiRefused`."""
+    definition = {"name": subjects.KEEP, "subjects": ["keep.*"], "storage": "file", "num_replicas": replicas,
+                  "retention": "limits", "max_msgs_per_subject": 1}  # fmt: skip
+    await call(connection, f"STREAM.CREATE.{subjects.KEEP}", definition)
+
+
+async def replace_last(connection: Connection, subject: str, payload: bytes, *, after: int) -> int | None:
+    """Store `payload` if the subject's newest message is that of sequence `after` (0: it has none). Its sequence.
+
+    None when another one is the newest: somebody else was faster, or an earlier try of ours was stored after all.
+    Raises `ApiRefused`, `EngineLost`, `TimeoutError`: whether it was stored is then not known.
+    """
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
+    msg = await asking.request(connection, subject, payload, headers=headers, is_no_answer=_has_no_leader)
+    answer: dict[str, Any] = msgspec.json.decode(msg.data)
+    problem = answer.get("error")
+    if problem is None:
+        return int(answer["seq"])
+    if problem.get("err_code") == WRONG_LAST:
+        return None
+    raise ApiRefused(f"{subject}: {problem.get('description')}", int(problem.get("err_code", 0)))
+
+
 async def storage_of_server(system: Connection) -> int:
-    """Bytes that the server's streams may take in all, asked of it in its system account. Raises `EngineLost`, `TimeoutError`."""
-    answer = msgspec.json.decode((await system.request("$SYS.REQ.SERVER.PING.JSZ")).data)
-    return max(0, int(answer["data"]["config"]["max_storage"]))
+    """Bytes that each server's streams may take in all, asked in their system account. Raises `EngineLost`, `TimeoutError`.
+
+    Of several servers, that of the smallest: each stores everything.
+    """
+    answers = await asking.gather(system, "$SYS.REQ.SERVER.PING.JSZ", max(1, len(system.servers.living)))
+    return max(0, min(int(msgspec.json.decode(msg.data)["data"]["config"]["max_storage"]) for msg in answers))
 
 
 async def ensure_lane(connection: Connection, lane: str, description: str) -> None:
@@ -161,6 +206,10 @@ async def _message(connection: Connection, stream: str, body: dict[str, Any]) ->
         if error.err_code in _NOT_FOUND:
             return None
         raise
+    return _stored(answer)
+
+
+def _stored(answer: dict[str, Any]) -> StoredMessage:
     import base64
 
     message = answer["message"]

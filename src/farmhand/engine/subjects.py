@@ -11,6 +11,15 @@ SESSION: Final = "SESSION"
 FAILED: Final = "FAILED"
 LOG: Final = "LOG"
 STREAMS: Final = (WORK, RESULT, BLOB, SESSION, FAILED, LOG)
+KEEP: Final = "KEEP"  # of a cluster: what its stewards share, the newest message of each subject
+USERS: Final = "keep.users"
+LEASE: Final = "keep.lease"
+USERS_READ: Final = "keeper.users"  # a question to each steward: does your server know the users of this sequence?
+FARM: Final = "farm"  # stands in a result subject where a session's name does: no session's
+# Not below `api.`, where every node and client may ask: the answer has the farm's keys.
+SERVER_JOIN: Final = "server.join"
+# In RESULT: the acting steward's mark, by which the engine refuses reports of an earlier one. No node can have such a name.
+TERM: Final = "res.farm.=term"
 
 NODE_BEATS: Final = "node.*.beat"
 SESSION_BEATS: Final = "ses.*.beat"

@@ -14,7 +14,8 @@ import msgspec
 
 from farmhand import errors
 from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.home import paths
 from farmhand.home.login import options, tls_context
 from farmhand.home.process import new_loop
@@ -51,6 +52,10 @@ def enrol(text: str, role: Role, name: str = "") -> Enrolled:
     Raises: `BadAddress`, `WrongPin`, `CredentialRefused`, `NameTaken`, `EngineUnreachable`, `VersionMismatch`.
     """
     line = parse_join_line(text)
+    if line.server:
+        raise errors.BadAddress(
+            "this is the line for a further server: `farmhand up --cluster LINE`; nodes and clients take the other one"
+        )
     folder = _writable(paths.known(line.address), role)
     name = name or _own_name(folder, role)
     key = folder / f"{role}-{name}.nk"

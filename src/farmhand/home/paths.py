@@ -92,6 +92,8 @@ class FarmFile(msgspec.Struct, kw_only=True):
     port: int = 0
     websocket: str = ""  # the same farm's address for WebSocket, when it has that door
     spool: str = ""  # set when every node of the farm is on this machine
+    server: str = ""  # its name in a cluster
+    server_line: str = ""  # with which a further server of the cluster is started
 
 
 class FarmFolder:

@@ -16,6 +16,9 @@ REFUSALS_MAX: Final = (
 )
 RECONNECT_FIRST_S: Final = 0.05  # an engine restarts in 50 ms
 RECONNECT_MAX_S: Final = 2.0  # the longest pause between tries; a farm that comes back is used at once
+SERVER_TRY_S: Final = 2.0  # for one server of a cluster to answer; then the next one is tried
+API_TRY_S: Final = 1.5  # for one try of a request to a cluster: the server that had it may have died with it
+GATHER_S: Final = 0.5  # for all servers of a cluster to answer one question; they do so in milliseconds
 PING_INTERVAL_S: Final = 2.0  # with PINGS_OUT_MAX finds a half-open connection in 6 s without burdening the engine
 PINGS_OUT_MAX: Final = 2
 WRITE_BUFFER_BYTES: Final = 4 * MB  # above it bulk publishers wait; below it a chunk is always under way
@@ -63,6 +66,10 @@ STOPPED_S: Final = 1.5  # whose timer is so late stood still: its machine slept,
 ANNOUNCE_S: Final = (
     5.0  # the table of lanes, and that a task still runs, are said again so often: it may have been missed
 )
+LEASE_S: Final = (
+    4.0  # a cluster's acting steward that cannot renew its lease for so long stops; a frozen one is replaced after it
+)
+LEASE_RENEW_S: Final = 1.0  # and by so much others wait longer
 SESSION_SILENCE_S: Final = (
     30.0  # user code in a client can hold the interpreter for long; its socket closing is the real sign
 )
@@ -83,6 +90,8 @@ SLOT_RESTART_MAX_S: Final = 5.0
 PREFETCH_PER_SLOT: Final = 1
 SURPLUS_S: Final = 0.05  # work beyond the prefetch is kept so long in case a slot frees, then handed back
 LONG_RUN_S: Final = 1.0  # a slot that is busy for longer prefetches nothing: its next message could wait for an hour
+LOST_PULL_S: Final = 2.0  # beyond its time an unanswered pull died with the server that had it
+CLUSTER_PULL_S: Final = 5.0  # a long-poll pull in a cluster: so long a slot idles at most when one dies with its server
 FREE_PULL_S: Final = 30.0  # a long-poll pull; the engine forgets it by then and the agent asks again
 TAIL_LINES: Final = 50  # of a task's output kept for an error
 TAIL_BYTES: Final = 8192

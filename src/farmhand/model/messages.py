@@ -252,6 +252,24 @@ class JoinRequest(msgspec.Struct):
     name: str
 
 
+class ServerRequest(msgspec.Struct):
+    """To `server.join`: let this machine be a further server of the cluster."""
+
+    protocol: int
+    version: str
+
+
+class ServerWelcome(msgspec.Struct):
+    """What every server of a cluster knows. `register` is JSON. `replaces`: the dead server whose place is free."""
+
+    register: str
+    secret: str
+    ca: str
+    ca_key: str
+    seeds: dict[str, str]
+    replaces: str = ""
+
+
 class Answer(msgspec.Struct):
     """What an `api` request is answered with: an error text or a result."""
 
@@ -347,5 +365,6 @@ read_lane_table: Final = Codec(LaneTable)
 read_lane_state: Final = Codec(LaneState)
 read_gone: Final = Codec(Gone)
 read_join: Final = Codec(JoinRequest)
+read_server_request: Final = Codec(ServerRequest)
 read_answer: Final = Codec(Answer)
 read_holdings: Final = Codec(tuple[Holding, ...])

@@ -15,7 +15,8 @@ from farmhand.home.pipe import at_end_of_input, first_line
 from farmhand.home.process import run_loop
 from farmhand.model import limits
 from farmhand.model.address import parse_address
-from farmhand.node.agent import Agent, Config
+from farmhand.node.agent import Agent
+from farmhand.node.config import Config
 from farmhand.node.monitor import add_capabilities, capabilities
 from farmhand.node.processes import become_subreaper
 from farmhand.security.permissions import Role

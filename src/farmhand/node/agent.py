@@ -9,28 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import secrets
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from farmhand import errors
 from farmhand.core import holding
-from farmhand.engine import blobs, streams, subjects
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine import blobs, subjects
+from farmhand.engine.connection import Connection
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
-from farmhand.model.messages import Holding, NodeBeat, Report, Work
+from farmhand.model.messages import Report, Work
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.peers import mismatch, readable_work
-from farmhand.model.version import VERSION
 from farmhand.node import processes, slotwire
+from farmhand.node.beat import beat_of, holdings_of
 from farmhand.node.codecache import CodeCache
+from farmhand.node.config import Config
 from farmhand.node.data import Spool
 from farmhand.node.dressing import Dressing
 from farmhand.node.lanes import Lanes
@@ -43,20 +42,6 @@ log = logging.getLogger("farmhand.node")
 
 _read_result = msgspec.msgpack.Decoder(slotwire.SlotResult).decode
 _read_slot_output = msgspec.msgpack.Decoder(slotwire.SlotOutput).decode
-
-
-class Config(msgspec.Struct, kw_only=True):
-    """What a node is told at its start."""
-
-    node: str  # id, safe in a subject
-    name: str  # for people
-    slots: int
-    cache: Path
-    spool: Path  # for large values under way
-    capabilities: dict[str, str]
-    grace: float = limits.GRACE_S
-    options: Options
-    in_process: bool = False  # the slot is a thread here: any child process is somebody else's
 
 
 class Cargo(msgspec.Struct):
@@ -117,6 +102,7 @@ class Agent:
             self._every(limits.BEAT_S, "beat", self._beat)
             self._every(limits.OVERDUE_S / 2, "tick", self._on_tick)
             self._every(limits.RENEW_S, "renew", self._renew)
+            self._every(limits.LOST_PULL_S / 2, "pulls", self.lanes.give_up_lost)
             self._every(limits.MEMORY_CHECK_S, "memory", self.watch.check_memory)
             self.dressing.start_collecting()
             await starting
@@ -195,13 +181,14 @@ class Agent:
         connection.subscribe(subjects.LANES, lambda msg: self.lanes.on_table(messages.read_lane_table(msg.data)))
         connection.subscribe(subjects.GONE, self._on_gone)
         connection.on_connected.append(self._on_reconnected)
+        connection.on_servers.append(self.lanes.ask_again)
 
     def _on_reconnected(self) -> None:
         if self.connection.epoch != self._epoch:  # what we hold is of a time that never was; sequences are used again
             self._start_afresh("the farm was put back from a backup")
             return
         self._beat()
-        self.carry_out(self.holder.on_connected())
+        self.lanes.ask_again()
         self.spawn(self.lanes.refresh())
 
     # ---- slots
@@ -464,7 +451,7 @@ class Agent:
 
     def _on_node_control(self, msg: Msg) -> None:
         """The steward asks what we hold."""
-        self.connection.publish(msg.reply, messages.encode(self._holding()))
+        self.connection.publish(msg.reply, messages.encode(holdings_of(self)))
 
     def _on_gone(self, msg: Msg) -> None:
         gone = messages.read_gone(msg.data)
@@ -499,29 +486,5 @@ class Agent:
         for held in self.holder.held.values():
             self.connection.publish(held.cargo.ack, b"+WPI")
 
-    def _holding(self) -> tuple[Holding, ...]:
-        now, found = self._loop.time(), []
-        for held in self.holder.held.values():
-            work, running, seconds = held.work, -1, 0.0
-            if held.state is holding.HeldState.RUNNING:
-                running, seconds = self.slots[held.slots[0]].running()[0], now - held.started_at
-            number = messages.number_at(work, running) if running >= 0 else 0
-            found.append(Holding(held.lane, held.sequence, work.session, work.token, work.count, work.profile.name,
-                                 running, seconds, number))  # fmt: skip
-        return tuple(found)
-
     def _beat(self) -> None:
-        from farmhand.node import monitor
-
-        config = self.config
-        beat = NodeBeat(
-            messages.PROTOCOL, VERSION, config.node, config.name, self.incarnation, platform.node(), os.getpid(),
-            config.slots, self.holder.busy, ".".join(platform.python_version_tuple()[:2]), config.capabilities,
-            self._holding(), self.runs, self.failures, self.cpu_seconds, self.total_seconds, self.bytes_in, self.bytes_out,
-            self.cache.fetches, self.holder.leaving, monitor.memory(os.getpid()),
-            tuple(slot.pid for slot in self.slots.values() if slot.pid), sum(slot.ready for slot in self.slots.values()),
-        )  # fmt: skip
-        self.connection.publish(subjects.beat_of_node(config.node), messages.encode(beat))
-
-
-__all__ = ["Agent", "Config", "Work", "streams"]
+        self.connection.publish(subjects.beat_of_node(self.config.node), messages.encode(beat_of(self)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
 import queue
 import secrets
 import shutil
@@ -19,16 +18,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from farmhand import errors
 from farmhand.engine.broker import ANY_PORT, STOP_S, Broker, BrokerConfig
-from farmhand.engine.broker_config import is_loopback
-from farmhand.home import lock, paths
+from farmhand.engine.broker_config import ClusterConfig, is_loopback
+from farmhand.home import cluster, lock, paths
 from farmhand.home.logs import start_logging
 from farmhand.home.pipe import at_end_of_input, first_line
 from farmhand.model import limits
@@ -39,6 +38,9 @@ from farmhand.node.diskwatch import DiskWatch
 from farmhand.security.accounts import User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair, store_seed
 from farmhand.security.permissions import Role
+
+if TYPE_CHECKING:
+    from farmhand.security.authority import ServerFiles
 
 log = logging.getLogger("farmhand.host")
 
@@ -167,6 +169,7 @@ class Host:
         self._spool = paths.shared_memory() / f"{SPOOL_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
         self._broker: Broker
         self._users: UserStore
+        self.member = cluster.member(config.folder)  # its place in a cluster
         self._content: paths.FarmFile
 
     # ---- starting
@@ -178,6 +181,7 @@ class Host:
         running then.
         """
         self.folder.make()
+        cluster.check_place(self.folder.root, self.member)
         with lock.Lock(self.folder.lock, lock.Holder(os.getpid(), self.ends_within)):
             self._run_locked(on_ready)
 
@@ -225,22 +229,33 @@ class Host:
     def _prepare_users(self) -> None:
         """Keys for our own parts, made at the first start."""
         self._users = UserStore(self.folder.root, durable=self.config.durable)
-        wanted = [(Role.STEWARD, "steward"), (Role.SYSTEM, "system"), (Role.CLIENT, OWNER)]
-        wanted += [(Role.NODE, self._node_name(i)) for i in range(len(self.config.nodes))]
-        users = []
-        for role, name in wanted:
-            path = self.folder.key(name)
-            if not path.exists():
-                pair = KeyPair.generate()
-                store_seed(path, pair, durable=self.config.durable)
-                users.append(User(role=role, name=name, public_key=pair.public))
-        if users:
-            self._users.add(*users, replace=True)
+        if self.member is not None:
+            if added := cluster.add_nodes(self.folder.root, self.member, len(self.config.nodes)):
+                self._users.add(*added, replace=True)
+            if not self.folder.key("steward").exists():  # the first server, and its first start
+                self._add_own_parts(cluster.SHARED_KEYS)
+            self._users.write_conf()
+            return
+        self._add_own_parts((*cluster.SHARED_KEYS, *(self._node_name(i) for i in range(len(self.config.nodes)))))
         if not self._users.load().join_token:
             self._users.set_join_token(new_token())
         self._users.write_conf()
 
+    def _add_own_parts(self, names: Iterable[str]) -> None:
+        roles = {"steward": Role.STEWARD, "system": Role.SYSTEM, OWNER: Role.CLIENT}
+        users = []
+        for name in names:
+            path = self.folder.key(name)
+            if not path.exists():
+                pair = KeyPair.generate()
+                store_seed(path, pair, durable=self.config.durable)
+                users.append(User(role=roles.get(name, Role.NODE), name=name, public_key=pair.public))
+        if users:
+            self._users.add(*users, replace=True)
+
     def _node_name(self, index: int) -> str:
+        if self.member is not None:
+            return self.member.node_name(index)
         host = paths.machine_name()
         return host if index == 0 else f"{host}-{index + 1}"
 
@@ -248,27 +263,40 @@ class Host:
         config, folder = self.config, self.folder
         cert: Path | None = None
         key: Path | None = None
-        if not self.local and not config.insecure_plaintext:
+        place: ClusterConfig | None = None
+        if self.member is not None or not (self.local or config.insecure_plaintext):
             from farmhand.security import authority
 
-            files = authority.prepare(folder.tls, authority.listen_names(config.listen))
-            cert, key, self._pin = files.cert, files.key, files.pin
+            names = authority.listen_names(config.listen) + ([self.member.host] if self.member else [])
+            files = authority.prepare(folder.tls, names, durable=config.durable)
+            place = self._cluster_config(self.member, files) if self.member else None
+            if not self.local:
+                cert, key, self._pin = files.cert, files.key, files.pin
+        if self.member is not None:
+            config.port = self.member.port
         port = config.port
         if port == ANY_PORT:
             port = folder.remembered_port() or ANY_PORT
         return BrokerConfig(
-            folder=folder.engine, store_dir=folder.engine / "store", users_conf=self._users.conf_path, host=config.listen,
+            folder=folder.engine, store_dir=folder.engine / ("cluster" if place else "store"), cluster=place,
+            server_name=self.member.name if self.member else folder.server_name, users_conf=self._users.conf_path, host=config.listen,
             port=port, websocket_port=config.websocket_port, tls_cert=cert, tls_key=key,
             insecure_plaintext=config.insecure_plaintext, sync_always=config.power, max_file_store=config.max_file_store,
-            log_file=folder.logs / "engine.log", server_name=folder.server_name,
+            log_file=folder.logs / "engine.log",
         )  # fmt: skip
+
+    def _cluster_config(self, own: cluster.Member, files: ServerFiles) -> ClusterConfig:
+        others = [server.route for server in self._users.load().servers if server.name != own.name]
+        return ClusterConfig(secret=own.secret, port=own.route_port, advertise=own.server.address, cert=files.cert,
+                             route_advertise=own.server.route, routes=tuple(others), key=files.key, ca=files.ca)  # fmt: skip
 
     def _start_children(self) -> None:
         keys = self.folder.keys
         ca = ["--ca", str(self.folder.ca)] if self._broker.config.tls else []
         base = [sys.executable, "-P", "-m"]  # -P: a module in the user's working directory must not stand in the way
         steward = [*base, "farmhand.steward", "--keys", str(keys), "--users", str(self.folder.root),
-                   "--log", str(self.folder.logs / "steward.log"), "--log-level", self.config.log_level, *ca]  # fmt: skip
+                   "--log", str(self.folder.logs / "steward.log"), "--log-level", self.config.log_level, *ca,
+                   *(["--cluster"] if self.member else [])]  # fmt: skip
         self._children["steward"] = Child("steward", steward, self.events)
         cache = self.config.cache or paths.cache()
         for index, slots in enumerate(self.config.nodes):
@@ -292,26 +320,24 @@ class Host:
             steward_pid=self._children["steward"].pid,
             node_pids=tuple(child.pid for name, child in self._children.items() if name != "steward"),
             join_line=self._join_line(parse_address(address)), port=ports.nats,
-            websocket=self._broker.websocket_address or "", spool=str(self._spool) if self.local else "",
+            websocket=self._broker.websocket_address or "", spool=str(self._spool) if self.local and not self.member else "",
+            server=self.member.name if self.member else "", server_line=self._server_line(parse_address(address)),
         )  # fmt: skip
+
+    def _server_line(self, address: Address) -> str:
+        if self.member is None:
+            return ""
+        there = msgspec.structs.replace(address, host=self.member.host)
+        return cluster.server_line(there, self._pin, self._users.load())
 
     def _join_line(self, address: Address) -> str:
         from farmhand.security.joinline import JoinLine
 
         if not self.local:
-            address = msgspec.structs.replace(address, host=self._public_host())
+            address = msgspec.structs.replace(address, host=monitor.public_host(self.config.listen))
         line = JoinLine(msgspec.structs.replace(address, token="", pin=""), self._users.load().join_token, self._pin,
                         self.config.insecure_plaintext and not self.local)  # fmt: skip
         return str(line)
-
-    def _public_host(self) -> str:
-        """What another machine is told: the address listened on; for a wildcard the first that others can reach.
-
-        Not this machine's name: on many machines it stands for loopback, and others may not know it at all.
-        """
-        if self.config.listen not in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
-            return self.config.listen
-        return next(iter(monitor.reachable_addresses(six=self.config.listen == "::")), platform.node())
 
     # ---- running
 
@@ -326,6 +352,7 @@ class Host:
                 self._broker.stop(HEAL_S)
                 self._restart(name)
             elif kind == "ended" and not self._stopping:
+                cluster.check_place(self.folder.root, cluster.member(self.folder.root))
                 log.warning("%s has ended", name)
                 self._restart_later(name)
 

@@ -29,7 +29,8 @@ from farmhand.model import limits
 from farmhand.model.needs import PROCESS
 from farmhand.model.settings import check_capability
 from farmhand.node import monitor
-from farmhand.node.agent import Agent, Config
+from farmhand.node.agent import Agent
+from farmhand.node.config import Config
 from farmhand.node.slotthread import ThreadSlots
 from farmhand.security.private_files import make_private_folder
 

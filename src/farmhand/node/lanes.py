@@ -6,7 +6,9 @@ subscriptions: one for requests that stay open, one for those that the engine an
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("farmhand.node")
 
-_WAIT: Final = msgspec.json.encode({"batch": 1, "expires": int(limits.FREE_PULL_S * 1e9)})
 _NO_WAIT: Final = msgspec.json.encode({"batch": 1, "no_wait": True})
 _PULL_ENDED: Final = frozenset({404, 408})  # nothing there, time over
 _PULL_REFUSED: Final = frozenset(
@@ -41,6 +42,9 @@ class Lanes:
         self._agent = agent
         self.refusal = ""  # why this node takes no work from this farm
         self._inboxes: dict[LaneId, tuple[Subscription, Subscription]] = {}
+        self._due: dict[tuple[LaneId, bool], deque[float]] = defaultdict(
+            deque
+        )  # when each open pull must have been answered
 
     async def refresh(self) -> None:
         """Ask the steward for the table. When it does not answer, its next announcement will do."""
@@ -83,6 +87,8 @@ class Lanes:
         agent = self._agent
 
         def on_msg(msg: Msg) -> None:
+            if due := self._due[lane, wait]:
+                due.popleft()
             if not msg.status:
                 agent.on_work(lane, msg, wait=wait)
             elif msg.status in _PULL_ENDED or msg.status in _PULL_REFUSED:
@@ -96,8 +102,25 @@ class Lanes:
 
     def pull(self, lane: LaneId, *, wait: bool) -> None:
         """Ask for one message."""
+        connection = self._agent.connection
         subject = f"$JS.API.CONSUMER.MSG.NEXT.WORK.{subjects.consumer(lane)}"
-        self._agent.connection.publish(subject, _WAIT if wait else _NO_WAIT, reply=self._inbox(lane, wait=wait))
+        seconds = (limits.CLUSTER_PULL_S if connection.servers.many else limits.FREE_PULL_S) if wait else 0.0
+        body = msgspec.json.encode({"batch": 1, "expires": int(seconds * 1e9)}) if wait else _NO_WAIT
+        self._due[lane, wait].append(asyncio.get_running_loop().time() + seconds + limits.LOST_PULL_S)
+        connection.publish(subject, body, reply=self._inbox(lane, wait=wait))
+
+    def ask_again(self) -> None:
+        """Open pulls are lost: with the connection, or with a server that died."""
+        self._due.clear()
+        self._agent.carry_out(self._agent.holder.on_connected())
+
+    def give_up_lost(self) -> None:
+        """Ask again where no answer came: in a cluster a pull dies with the server that had it, and nobody says so."""
+        now, agent = asyncio.get_running_loop().time(), self._agent
+        for (lane, wait), due in list(self._due.items()):
+            while due and due[0] < now:
+                due.popleft()
+                agent.carry_out(agent.holder.on_pull_ended(lane, wait=wait))
 
 
 def own_python() -> str:

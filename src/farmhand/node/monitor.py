@@ -120,3 +120,13 @@ def reachable_addresses(*, six: bool) -> list[str]:
             if not (address.is_loopback or address.is_link_local) and (six or address.version == 4):
                 found.append((virtual, address.version != 4, entry.address))
     return [address for _, _, address in sorted(found, key=lambda item: item[:2])]
+
+
+def public_host(listen: str) -> str:
+    """What another machine is told: the address listened on; for a wildcard the first that others can reach.
+
+    Not this machine's name: on many machines it stands for loopback, and others may not know it at all.
+    """
+    if listen not in ("0.0.0.0", "::"):  # noqa: S104 (a comparison)
+        return listen
+    return next(iter(reachable_addresses(six=listen == "::")), platform.node())

@@ -23,6 +23,7 @@ from farmhand.security.private_files import read_private, write_private
 ACCOUNT: Final = "FARM"
 SYSTEM_ACCOUNT: Final = "SYS"
 JOIN_USER: Final = "join"  # the user name that goes with a join line's token
+SERVER_USER: Final = "server"  # the same for a server line's
 ANSWERS_MAX: Final = 16  # messages in answer to one request: room for an answer in parts
 ANSWERS_S: Final = 120  # how long an answer may take; stopping a task with its grace takes 10 s
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
@@ -41,8 +42,8 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
         """Raise `BadOption` or `CredentialMalformed`: what passes cannot break the engine's configuration."""
         check_name(self.name)
         check_public(self.public_key)
-        if self.role is Role.JOIN:
-            raise errors.BadOption("the join user has a token, not a key")
+        if self.role in (Role.JOIN, Role.SERVER):
+            raise errors.BadOption(f"the {self.role} user has a token, not a key")
 
     def permissions(self) -> Permissions:
         """What this user may do."""
@@ -52,11 +53,34 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
         return Permissions(publish, subscribe, rights.answers)
 
 
+class Server(msgspec.Struct, frozen=True):
+    """A server of a cluster. `address`: `host:port` for clients. `route`: the same for other servers."""
+
+    name: str
+    address: str
+    route: str
+
+
 class Register(msgspec.Struct, frozen=True):
-    """The content of `users.json`. An empty token: nobody can join."""
+    """The content of `users.json`. An empty token: nobody can join. `servers`: of a cluster."""
 
     users: tuple[User, ...] = ()
     join_token: str = ""
+    server_token: str = ""
+    servers: tuple[Server, ...] = ()
+
+    def with_users(self, *users: User, replace: bool = False) -> Register:
+        """The register with `users` in it. Raises: `NameTaken`, unless `replace`, which removes who stands in the way."""
+        kept = list(self.users)
+        for user in users:
+            user.check()
+            if user in kept:
+                continue
+            clashes = [u for u in kept if (u.role, u.name) == (user.role, user.name) or u.public_key == user.public_key]
+            if clashes and not replace:
+                raise errors.NameTaken(_clash(user, clashes[0]))
+            kept = [u for u in kept if u not in clashes] + [user]
+        return msgspec.structs.replace(self, users=tuple(kept))
 
 
 class UserStore:
@@ -86,16 +110,11 @@ class UserStore:
         Raises: `NameTaken`, unless `replace`, which removes who stands in the way.
         """
         before = self.load()
-        kept = list(before.users)
-        for user in users:
-            user.check()
-            if user in kept:
-                continue
-            clashes = [u for u in kept if (u.role, u.name) == (user.role, user.name) or u.public_key == user.public_key]
-            if clashes and not replace:
-                raise errors.NameTaken(_clash(user, clashes[0]))
-            kept = [u for u in kept if u not in clashes] + [user]
-        return self._change(before, msgspec.structs.replace(before, users=tuple(kept)))
+        return self._change(before, before.with_users(*users, replace=replace))
+
+    def put(self, register: Register) -> bool:
+        """Take over the register of the whole cluster. False when it is the same."""
+        return self._change(self.load(), register)
 
     def remove(self, role: Role, name: str) -> bool:
         """Take a user off the list. False when it was not on it."""
@@ -144,9 +163,13 @@ def render(register: Register) -> str:
         raise errors.BadOption("a farm without any user would be open to everybody")
     farm = [_render_user(u) for u in register.users if u.role is not Role.SYSTEM]
     system = [_render_user(u) for u in register.users if u.role is Role.SYSTEM]
-    if register.join_token:
-        who = f"user: {quoted(JOIN_USER)}, password: {quoted(register.join_token)}"
-        farm.append(f"      {{ {who}, {_render_permissions(permissions(Role.JOIN, JOIN_USER))} }}")
+    for role, name, token in (
+        (Role.JOIN, JOIN_USER, register.join_token),
+        (Role.SERVER, SERVER_USER, register.server_token),
+    ):
+        if token:
+            who = f"user: {quoted(name)}, password: {quoted(token)}"
+            farm.append(f"      {{ {who}, {_render_permissions(permissions(role, name))} }}")
     lines = [
         "# Written by Farmhand from users.json; changes made here are lost.",
         f"system_account: {SYSTEM_ACCOUNT}",

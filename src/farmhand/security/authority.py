@@ -148,7 +148,9 @@ def _issue(files: ServerFiles, ca_key: EllipticCurvePrivateKey, ca: x509.Certifi
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    # The second for the servers of a cluster, which are each other's clients.
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(n) for n in names]), critical=False)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     builder = builder.add_extension(authority, critical=False)
@@ -168,6 +170,7 @@ def _is_current(files: ServerFiles, ca: x509.Certificate, names: list[str], now:
         key = serialization.load_pem_private_key(read_private(files.key), None)
         leaf.verify_directly_issued_by(ca)
         alternatives = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uses = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except (
         FileNotFoundError,
         errors.CredentialMissing,
@@ -178,7 +181,8 @@ def _is_current(files: ServerFiles, ca: x509.Certificate, names: list[str], now:
     ):
         return False
     has = {*alternatives.get_values_for_type(x509.DNSName), *map(str, alternatives.get_values_for_type(x509.IPAddress))}
-    return key.public_key() == leaf.public_key() and has >= set(names) and leaf.not_valid_after_utc - now > RENEW_BEFORE
+    fits = key.public_key() == leaf.public_key() and has >= set(names) and len(uses) > 1
+    return fits and leaf.not_valid_after_utc - now > RENEW_BEFORE
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, now: dt.datetime,

@@ -3,6 +3,7 @@
     tls://TOKEN@host:4222?pin=sha256:...        the pin names the farm's certificate authority
     nats://TOKEN@127.0.0.1:4222                 on the same machine
     nats://TOKEN@10.0.0.5:4222?insecure=plaintext    printed only by a farm started with --insecure-plaintext
+    tls://TOKEN@host:4222?pin=sha256:...&for=server  a server line: for `farmhand up --cluster` on a further server
 
 `ws://` and `wss://` are like `nats://` and `tls://`; a `wss://` line without a pin trusts the system's authorities, as
 behind a proxy with a public certificate. The line holds a secret, so no error message here repeats it.
@@ -25,7 +26,8 @@ __all__ = ["Address", "JoinLine", "new_token", "parse_address", "parse_join_line
 
 PLAINTEXT: Final = "plaintext"  # the value of `insecure` that allows plain text off loopback
 _PIN: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_OPTIONS: Final = ("pin", "insecure")
+_OPTIONS: Final = ("pin", "insecure", "for")
+_SERVER: Final = "server"  # the value of `for` in a server line
 
 
 class JoinLine(msgspec.Struct, frozen=True):
@@ -35,12 +37,15 @@ class JoinLine(msgspec.Struct, frozen=True):
     token: str
     pin: str = ""
     insecure_plaintext: bool = False
+    server: bool = False
 
     def __str__(self) -> str:
         scheme, _, place = str(self.address).partition("://")
         options = [f"pin={self.pin}"] if self.pin else []
         if self.insecure_plaintext:
             options.append(f"insecure={PLAINTEXT}")
+        if self.server:
+            options.append(f"for={_SERVER}")
         return f"{scheme}://{self.token}@{place}{'?' + '&'.join(options) if options else ''}"
 
     def __repr__(self) -> str:
@@ -68,7 +73,8 @@ def parse_join_line(text: str) -> JoinLine:
     if parts.path.strip("/") or parts.fragment:
         raise errors.BadAddress("the join line has something after its port that is neither a pin nor an option")
     options = _parse_options(parts.query)
-    line = JoinLine(address, _parse_token(parts.netloc), options.get("pin", ""), options.get("insecure") == PLAINTEXT)
+    line = JoinLine(address, _parse_token(parts.netloc), options.get("pin", ""), options.get("insecure") == PLAINTEXT,
+                    "for" in options)  # fmt: skip
     _check_safety(line)
     return line
 
@@ -98,6 +104,8 @@ def _parse_options(query: str) -> dict[str, str]:
             raise errors.BadAddress("the join line's pin was cut off or mistyped: 'sha256:' and 64 hexadecimal digits")
     if options.get("insecure", PLAINTEXT) != PLAINTEXT:
         raise errors.BadAddress(f"the join line's option 'insecure' can only be {PLAINTEXT!r}")
+    if options.get("for", _SERVER) != _SERVER:
+        raise errors.BadAddress(f"the join line's option 'for' can only be {_SERVER!r}")
     return options
 
 

@@ -16,13 +16,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Role(enum.StrEnum):
-    """What a user is. STEWARD, CLIENT, NODE and JOIN live in the account FARM, SYSTEM in SYS."""
+    """What a user is. STEWARD, CLIENT, NODE, JOIN and SERVER live in the account FARM, SYSTEM in SYS."""
 
     STEWARD = "steward"
     SYSTEM = "system"
     CLIENT = "client"
     NODE = "node"
     JOIN = "join"
+    SERVER = "server"  # a further server of a cluster, before it has the farm's keys
 
 
 class Permissions(NamedTuple):
@@ -91,6 +92,7 @@ _TABLE: Final[dict[Role, Permissions]] = {
         answers=True,
     ),
     Role.JOIN: Permissions(publish=("api.join",), subscribe=()),
+    Role.SERVER: Permissions(publish=("server.join",), subscribe=()),
 }
 
 

@@ -17,6 +17,7 @@ from farmhand.model.address import parse_address
 from farmhand.security.accounts import UserStore
 from farmhand.security.permissions import Role
 from farmhand.steward.enrolment import Enrolment
+from farmhand.steward.member import Member
 from farmhand.steward.service import Steward
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--keys", required=True, type=Path)
     parser.add_argument("--ca", type=Path)
     parser.add_argument("--users", required=True, type=Path)
+    parser.add_argument("--cluster", action="store_true", help="one of a cluster's stewards")
     parser.add_argument("--log", type=Path)
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args()
@@ -41,8 +43,12 @@ async def _serve(given: argparse.Namespace, *, supervised: bool) -> None:
     address = parse_address(given.address)
     farm = options(address, given.keys / "steward.nk", Role.STEWARD, "steward", given.ca)
     system = options(address, given.keys / "system.nk", Role.SYSTEM, "system", given.ca)
-    ca_pem = given.ca.read_text() if given.ca else ""
-    steward = Steward(farm, system, Enrolment(UserStore(given.users), ca_pem))
+    steward: Member | Steward
+    if given.cluster:
+        steward = Member(farm, system, given.users)
+    else:
+        ca_pem = given.ca.read_text() if given.ca else ""
+        steward = Steward(farm, system, Enrolment(UserStore(given.users), ca_pem))
     loop = asyncio.get_running_loop()
     for name in ("SIGTERM", "SIGINT"):
         with contextlib.suppress(NotImplementedError, AttributeError):

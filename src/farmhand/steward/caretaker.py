@@ -48,6 +48,11 @@ class Caretaker:
         self._beat_at = 0.0
         self._swept_at = asyncio.get_running_loop().time()
 
+    def close(self) -> None:
+        """Let go of all of them: the steward ends."""
+        for kept in self.sessions.values():
+            kept.close()
+
     async def load(self) -> None:
         """Take over what is stored. Called at the start, and harmless afterwards."""
         if self._loaded.is_set():

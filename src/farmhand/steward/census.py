@@ -8,18 +8,15 @@ over.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import msgspec
 
-from farmhand.engine import streams, subjects
+from farmhand.engine import asking, streams, subjects
 from farmhand.engine.connection import Connection
-from farmhand.engine.wire import Msg
 from farmhand.model import limits
 
 _PAGE: Final = 10_000  # connections in one answer
-_ANSWERS_S: Final = 0.5  # each server of a cluster answers for itself; they do so in milliseconds
 
 
 class _Client(msgspec.Struct):
@@ -69,22 +66,45 @@ async def evict(system: Connection, name: str) -> None:
 
 
 async def _ask_servers(system: Connection, offset: int) -> list[_Answer]:
-    found: list[_Answer] = []
+    question = msgspec.json.encode({"limit": _PAGE, "offset": offset})
+    wanted = max(1, len(system.servers.living))
+    answers = await asking.gather(system, "$SYS.REQ.SERVER.PING.CONNZ", wanted, question)
+    return [msgspec.json.decode(msg.data, type=_Answer) for msg in answers]
 
-    def on_answer(msg: Msg) -> None:
-        found.append(msgspec.json.decode(msg.data, type=_Answer))
 
-    inbox = f"{system.options.inbox}.census"
-    subscription = system.subscribe(inbox, on_answer)
-    try:
-        question = msgspec.json.encode({"limit": _PAGE, "offset": offset})
-        system.publish("$SYS.REQ.SERVER.PING.CONNZ", question, reply=inbox)
-        await asyncio.sleep(_ANSWERS_S)
-    finally:
-        subscription.close()
-    if not found:
-        raise TimeoutError("no server said who is connected")
-    return found
+class _Event(msgspec.Struct):
+    client: _EventClient
+    server: _Server
+
+
+class _EventClient(msgspec.Struct):
+    id: int = 0
+    name: str = ""
+
+
+class Doors:
+    """By which connection each name is here, so that the end of an older one is not taken for its own.
+
+    Who moves from one server to another is connected to the second before the first says that the old connection ended.
+    """
+
+    def __init__(self) -> None:
+        self._at: dict[str, Place] = {}
+
+    def on_connect(self, data: bytes | memoryview) -> None:
+        """The engine says that a connection was made."""
+        event = msgspec.json.decode(data, type=_Event)
+        if event.client.name:
+            self._at[event.client.name] = (event.server.id, event.client.id)
+
+    def on_disconnect(self, data: bytes | memoryview) -> str:
+        """The engine says that one has closed. The name that is not here any more; empty when it is here by another one."""
+        event = msgspec.json.decode(data, type=_Event)
+        name = event.client.name
+        if self._at.get(name, (event.server.id, event.client.id)) != (event.server.id, event.client.id):
+            return ""
+        self._at.pop(name, None)
+        return name
 
 
 async def stored_sessions(connection: Connection) -> set[str]:
@@ -94,7 +114,7 @@ async def stored_sessions(connection: Connection) -> set[str]:
     large = await streams.subjects_in(connection, subjects.BLOB)
     found = {name.split(".")[2] for name in work}
     found.update(name.split(".")[1] for name in (*results, *large))
-    return found - {subjects.CODE}
+    return found - {subjects.CODE, subjects.FARM}
 
 
 SETTLE_S: Final = (

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,18 +17,26 @@ from farmhand.engine.connection import Connection
 from farmhand.model.messages import JoinRequest
 from farmhand.model.peers import check_peer
 from farmhand.model.version import VERSION
-from farmhand.security.accounts import User, UserStore
+from farmhand.security.accounts import Register, User, UserStore
 from farmhand.security.permissions import Role
 
 log = logging.getLogger("farmhand.steward")
 
 
+class Shared(Protocol):
+    """The register of all servers of a cluster."""
+
+    async def change(self, change: Callable[[Register], Register]) -> None:
+        """Store a changed register, and return when every server has it."""
+
+
 class Enrolment:
     """Writes the list of users and makes the engine read it. One at a time."""
 
-    def __init__(self, users: UserStore, ca_pem: str = "") -> None:
+    def __init__(self, users: UserStore, ca_pem: str = "", shared: Shared | None = None) -> None:
         self._users = users
         self._ca_pem = ca_pem
+        self._shared = shared  # the register of a cluster
         self._lock = asyncio.Lock()
         self._unread = True  # the engine may not have read the list: an earlier steward may have died before that
 
@@ -40,6 +49,10 @@ class Enrolment:
             raise errors.CredentialRefused("this farm's steward has no access to the engine's system account")
         async with self._lock:
             user = User(role=Role(request.role), name=request.name, public_key=request.public)
+            if self._shared is not None:
+                await self._shared.change(lambda register: register.with_users(user))
+                log.info("enrolled %s %s on every server", request.role, request.name)
+                return {"version": VERSION, "ca": self._ca_pem}
             self._unread |= await asyncio.to_thread(self._users.add, user)
             if self._unread:
                 await reload_engine(system)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Protocol
 
 from farmhand import errors
 from farmhand.core.membership import Membership, orphans
@@ -23,14 +24,27 @@ from farmhand.model.peers import readable_work
 
 log = logging.getLogger("farmhand.steward")
 
+_ROUTE_S = 0.05  # two servers' words to a node may overtake each other; this much is allowed for
 _ASK_S = 1.0  # a living node answers in a millisecond
 _SWEEPS_MAX = 30  # tries for a lane whose nodes do not all answer; then ack_wait does it
+
+
+class Charge(Protocol):
+    """A steward's right to act, where there are several."""
+
+    fence: tuple[str, int]  # a subject, and the sequence that its newest message has while the right lasts
+
+    def check(self) -> None:
+        """Raise `Deposed` when it has ended."""
 
 
 class Recovery:
     """Sweeps lanes for work that has nobody. Sweeps run one after another; asking for one more while one waits is free."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, membership: Membership) -> None:
+    def __init__(
+        self, connection: Connection, publisher: Publisher, membership: Membership, charge: Charge | None = None
+    ) -> None:
+        self._charge = charge  # in a cluster
         self._connection = connection
         self._publisher = publisher
         self._membership = membership
@@ -61,12 +75,16 @@ class Recovery:
             delivered = await self._delivered(lane)
             if not delivered:
                 return True
+            if self._connection.servers.many:
+                await asyncio.sleep(_ROUTE_S)
             # Asked after the engine: a message that was delivered before our question is ahead of it on the node's connection.
             holdings = await self._holdings(lane)
             if holdings is None:
                 return False
             for sequence in orphans(delivered, holdings, lane):
                 await self._give_back(sequence)
+        except errors.Deposed:
+            raise
         except (errors.EngineError, TimeoutError) as error:
             log.warning("lane %s could not be swept: %s", lane, error)
             return False
@@ -119,7 +137,10 @@ class Recovery:
             sequence=message.sequence,
         )
         subject = subjects.result(work.session, subjects.STEWARD)
-        await self._publisher.store(subject, messages.pack(report), msg_id=f"{work.token}.lost")
+        fence = self._charge.fence if self._charge else None
+        await self._publisher.store(subject, messages.pack(report), msg_id=f"{work.token}.lost", fence=fence)
+        if self._charge is not None:
+            self._charge.check()
         self._membership.on_given_back(work.token)
         await streams.delete_message(self._connection, subjects.WORK, sequence)
         log.info("gave back %d task(s) of session %s", work.count, work.session)

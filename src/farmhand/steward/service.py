@@ -16,9 +16,11 @@ import msgspec
 from farmhand import errors
 from farmhand.core import membership
 from farmhand.engine import blobs, streams, subjects
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
+from farmhand.home.cluster import SERVERS
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Answer, Gone
@@ -29,6 +31,7 @@ from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
 from farmhand.steward.explain import explain
 from farmhand.steward.failures import Failures
+from farmhand.steward.lease import Term
 from farmhand.steward.named import Care
 from farmhand.steward.peers import Peers
 from farmhand.steward.queues import queues_report
@@ -44,7 +47,13 @@ _ENGINE_SILENCE_S: Final = 1.0
 class Steward:
     """One steward. `run` returns when `stop` is called."""
 
-    def __init__(self, farm: Options, system: Options | None, enrolment: Enrolment | None) -> None:
+    def __init__(
+        self, farm: Options, system: Options | None, enrolment: Enrolment | None, term: Term | None = None
+    ) -> None:
+        """`term`: in a cluster, for how long it acts; it ends with it."""
+        self._term = term
+        self.servers: Callable[[], dict[str, Any]] | None = None  # says which servers a cluster has
+        self._doors = census.Doors()
         self.membership = membership.Membership()
         self._peers = Peers()
         self.connection: Connection
@@ -61,39 +70,54 @@ class Steward:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._blind_at = self._loop.time()  # when an outage of ours ended; our start is the first
         self._census: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until stopped. Raises when the engine refuses our credential."""
         self._farm_options.ping_interval = _PING_S
-        self.connection = await Connection.open(self._farm_options, retry_forever=True)
+        if self._term is not None:
+            self.connection = self._term.connection
+            self._term.call_at_end(self.stop)
+        else:
+            self.connection = await Connection.open(self._farm_options, retry_forever=True)
         self.publisher = Publisher(self.connection)
-        self._recovery = Recovery(self.connection, self.publisher, self.membership)
+        self._recovery = Recovery(self.connection, self.publisher, self.membership, self._term)
         care = Care(self.connection, self.publisher, self._spawn, self._ensure_lane)
         self._caretaker = Caretaker(care, self._on_session_removed)
         self._failures = Failures(care, self._caretaker)
         if self._system_options is not None:  # before anybody can ask to join, which needs it
             self._system = await Connection.open(self._system_options, retry_forever=True)
+            self._system.subscribe("$SYS.ACCOUNT.*.CONNECT", lambda msg: self._doors.on_connect(msg.data))
             self._system.subscribe("$SYS.ACCOUNT.*.DISCONNECT", self._on_disconnect)
             self._system.on_connected.append(self._on_sight)
-        await self._prepare()
-        self._subscribe()
-        self._spawn(self._look_after_sessions())
-        self._announce()
-        self._on_sight()
-        ticker = self._loop.create_task(self._tick_forever())
-        sweep = self._loop.call_later(limits.NODE_SILENCE_S, lambda: self._spawn(self._recovery.sweep()))
         try:
+            await self._prepare()
+            if self._term is not None:
+                await self._term.set_mark()
+            self._subscribe()
+            self._spawn(self._look_after_sessions())
+            self._announce()
+            self._on_sight()
+            self._spawn(self._tick_forever())
+            self._sweep = self._loop.call_later(limits.NODE_SILENCE_S, lambda: self._spawn(self._recovery.sweep()))
             await self._stopped
         finally:
-            ticker.cancel()
-            sweep.cancel()
-            if self._census is not None:
-                self._census.cancel()
-            for task in list(self._tasks):
-                task.cancel()
-            if self._system is not None:
-                await self._system.close()
-            await self.connection.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Leave nothing that goes on: in a cluster this process lives on, and may act again."""
+        for timer in (self._census, self._sweep):
+            if timer is not None:
+                timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        self._caretaker.close()
+        if self._system is not None:
+            await self._system.close()
+        if self._term is not None:
+            await self._term.resign()
+            self.publisher.close()
+        await self.connection.close()
 
     def stop(self) -> None:
         """End `run`."""
@@ -102,7 +126,7 @@ class Steward:
 
     async def _prepare(self) -> None:
         """The streams, and the lanes that exist from before."""
-        await streams.ensure_streams(self.connection, await self._storage())
+        await streams.ensure_streams(self.connection, await self._storage(), SERVERS if self._term else 1)
         for name in await streams.lane_names(self.connection):
             info = await streams.lane_info(self.connection, name)
             metadata = ((info or {}).get("config") or {}).get("metadata") or {}
@@ -136,6 +160,9 @@ class Steward:
         connection.subscribe("node.*.bye", self._on_node_bye)
         connection.subscribe(subjects.SESSION_BEATS, self._on_session_beat)
         connection.on_connected.append(self._on_reconnected)
+        connection.on_servers.append(
+            self._on_reconnected
+        )  # who was at a server that died needs time to come to another
         for verb, action in {
             "hello": self._hello, "lane": self._make_lane, "lanes": self._lanes, "status": self._status, "join": self._join,
             "oldest": self._oldest, "session": self._caretaker.session, "sessions": self._caretaker.summary,
@@ -195,8 +222,9 @@ class Steward:
 
     def _on_disconnect(self, msg: Msg) -> None:
         """The engine says that a connection has closed; 3 ms after a kill."""
-        event = msgspec.json.decode(msg.data)
-        name = str((event.get("client") or {}).get("name", ""))
+        name = self._doors.on_disconnect(msg.data)
+        if not name:
+            return
         if not self.membership.on_disconnected(name, self._loop.time()):
             # It may have taken work before we heard of it, for example while we were starting.
             self._loop.call_later(limits.NODE_GONE_S, lambda: self._spawn(self._recovery.sweep()))
@@ -218,7 +246,14 @@ class Steward:
                 self._apply(self.membership.on_session_beat(kept.beat(), now))
             self._apply(self.membership.on_tick(now))
 
+    def _check(self) -> None:
+        """Before what cannot be undone. Raises `Deposed`."""
+        if self._term is not None:
+            self._term.check()
+
     def _apply(self, effects: list[membership.Effect]) -> None:
+        if effects and self._term is not None and not self._term.valid:
+            return
         for effect in effects:
             match effect:
                 case membership.NodeLost():
@@ -254,10 +289,13 @@ class Steward:
 
     async def _end_session(self, lost: membership.SessionLost) -> None:
         """Withdraw its waiting work, stop what runs unless it asked otherwise, forget its data."""
+        self._check()
         await streams.purge(self.connection, subjects.WORK, subjects.work("*", lost.session))
+        self._check()
         if lost.kill:
             self._tell_gone(Gone(sessions=(lost.session,)))
         await streams.purge(self.connection, subjects.RESULT, subjects.result(lost.session, "*"))
+        self._check()
         await blobs.remove(self.connection, lost.session)
 
     def _spawn(self, coroutine: Any) -> None:
@@ -316,7 +354,8 @@ class Steward:
         return message.sequence if message is not None else 0
 
     async def _status(self, _msg: Msg) -> Any:
-        return await status_report(self.connection, self.membership, self._loop.time())
+        report = await status_report(self.connection, self.membership, self._loop.time())
+        return report if self.servers is None else {**report, "cluster": self.servers()}
 
     async def _queues(self, _msg: Msg) -> Any:
         return await queues_report(self.connection, self.membership)

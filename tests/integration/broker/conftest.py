@@ -13,16 +13,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import pytest
 
 from farmhand.engine.broker import Broker, BrokerConfig
-from farmhand.security.accounts import JOIN_USER, User, UserStore, new_token
+from farmhand.security.accounts import JOIN_USER, SERVER_USER, User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair
 from farmhand.security.permissions import Role, inbox_prefix
 
 TOKEN = new_token()
+SERVER_TOKEN = new_token()
 KEYS = {role: KeyPair.generate() for role in (Role.STEWARD, Role.SYSTEM, Role.CLIENT, Role.NODE)}
-NAMES = {Role.STEWARD: "steward", Role.SYSTEM: "system", Role.CLIENT: "ann", Role.NODE: "n1", Role.JOIN: JOIN_USER}
+NAMES = {Role.STEWARD: "steward", Role.SYSTEM: "system", Role.CLIENT: "ann", Role.NODE: "n1", Role.JOIN: JOIN_USER,
+         Role.SERVER: SERVER_USER}  # fmt: skip
 
 
 class Refused(Exception):
@@ -50,6 +53,8 @@ class Raw:
             fields |= {"nkey": key.public, "sig": key.sign(self.info["nonce"].encode())}
         if role is Role.JOIN:
             fields = {"user": JOIN_USER, "pass": TOKEN} | fields
+        if role is Role.SERVER:
+            fields = {"user": SERVER_USER, "pass": SERVER_TOKEN} | fields
         options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, **fields}
         self.send(f"CONNECT {json.dumps(options)}\r\nPING\r\n")
         answer = self.line()
@@ -125,6 +130,7 @@ def enrol(folder: Path) -> UserStore:
     store = UserStore(folder, durable=False)
     store.add(*(User(role=role, name=NAMES[role], public_key=key.public) for role, key in KEYS.items()))
     store.set_join_token(TOKEN)
+    store.put(msgspec.structs.replace(store.load(), server_token=SERVER_TOKEN))
     return store
 
 

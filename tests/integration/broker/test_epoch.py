@@ -10,7 +10,8 @@ from tests.integration.broker.conftest import KEYS, NAMES
 
 from farmhand.engine import streams, subjects
 from farmhand.engine.broker import Broker, BrokerConfig
-from farmhand.engine.connection import Connection, Options
+from farmhand.engine.connection import Connection
+from farmhand.engine.options import Options
 from farmhand.engine.ordered import OrderedReader
 from farmhand.engine.stored import Publisher
 from farmhand.home.process import run_loop

@@ -72,6 +72,26 @@ MAY_PUBLISH = [
     (Role.JOIN, "api.status", False),
     (Role.JOIN, "work.lane.s1", False),
     (Role.JOIN, "$JS.API.INFO", False),
+    (Role.SERVER, "server.join", True),
+    (Role.SERVER, "api.join", False),
+    (Role.SERVER, "keep.users", False),
+    (Role.JOIN, "server.join", False),
+    (Role.NODE, "server.join", False),
+    (Role.CLIENT, "server.join", False),
+    *(
+        (role, subject, False)
+        for role in (Role.NODE, Role.CLIENT)
+        for subject in (
+            "keep.users",
+            "keep.lease",
+            "keeper.users",
+            "$JS.API.STREAM.MSG.GET.KEEP",
+            "$JS.API.CONSUMER.CREATE.KEEP.c.keep.users",
+            "$JS.API.DIRECT.GET.KEEP.keep.users",
+            "$JS.API.SERVER.REMOVE",
+            "res.farm.=term",
+        )
+    ),
     (Role.NODE, "res.s1.n1", True),
     (Role.NODE, "res.s1.n2", False),
     (Role.NODE, "res.s1.n1.more", False),
@@ -120,6 +140,9 @@ MAY_SUBSCRIBE = [
     (Role.CLIENT, "res.>", False),
     (Role.CLIENT, "ctl.>", False),
     (Role.CLIENT, "api.>", False),
+    (Role.CLIENT, "server.join", False),
+    (Role.NODE, "server.join", False),
+    (Role.SERVER, "server.join", False),
     (Role.CLIENT, "_INBOX.steward.>", False),
     (Role.STEWARD, ">", True),
 ]

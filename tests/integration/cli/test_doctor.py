@@ -32,6 +32,7 @@ EVERY = [
     "engine",
     "login",
     "strangers refused",
+    "servers",
     "streams",
     "steward",
     "versions",

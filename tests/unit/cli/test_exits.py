@@ -41,7 +41,7 @@ def test_every_error_of_engine_and_security_has_a_code_of_its_own() -> None:
         for name, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, errors.EngineError | errors.SecurityError) and exit_of(kind("x")) is Exit.FAILED
     }
-    assert unnamed == {"EngineError", "StoreFailed"}
+    assert unnamed == {"EngineError", "StoreFailed", "Deposed"}
 
 
 def test_the_page_has_them_all() -> None:

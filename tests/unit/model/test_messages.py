@@ -60,6 +60,7 @@ EXAMPLES: dict[str, Any] = {
     "read_lane_table": LaneTable((LaneState(LANE, "l", 2, ("why",)),), ("3.11",)),
     "read_lane_state": LaneState(LANE, "l", 2),
     "read_gone": Gone(("k1",), ("i",), (5,)),
+    "read_server_request": messages.ServerRequest(1, "v"),
     "read_join": JoinRequest(1, "v", "U", "node", "name"),
     "read_answer": Answer("", "", {"a": [1, None, True, 0.5]}),
     "read_holdings": (Holding("l", 1, "k1", 5, 1, "f", 0, 0.5, 7),),

@@ -25,6 +25,8 @@ PIN = "sha256:" + "0a" * 32
         JoinLine(Address("wss", "farm.example.org", 443), TOKEN),
         JoinLine(Address("wss", "10.0.0.5", 443), TOKEN, PIN),
         JoinLine(Address("nats", "10.0.0.5", 4222), TOKEN, insecure_plaintext=True),
+        JoinLine(Address("tls", "server", 4222), TOKEN, PIN, server=True),
+        JoinLine(Address("nats", "127.0.0.1", 4222), TOKEN, server=True),
     ],
     ids=str,
 )
