@@ -5,8 +5,11 @@ from __future__ import annotations
 import bisect
 from typing import NamedTuple
 
-from farmhand.model.messages import Run
+from farmhand.core.tasks import Group
+from farmhand.model.messages import Profile, Run
 from farmhand.model.named import Place, heading_of
+from farmhand.model.needs import Lane
+from farmhand.model.retry import Retry
 
 
 class Entry(NamedTuple):
@@ -41,6 +44,11 @@ class Ledger:
         self.blocks.append(entry)
         self.count += entry.tasks
 
+    @property
+    def newest(self) -> int:
+        """The sequence of the last block that is known, 0 for none."""
+        return self.blocks[-1].sequence if self.blocks else 0
+
     def on_record(self, sequence: int, runs: tuple[Run, ...]) -> None:
         """A stored record has the outcomes of these."""
         for block, first, count in runs:
@@ -65,6 +73,10 @@ class Ledger:
         """The name of a task."""
         at = self._at.get(place[0])
         return self.blocks[at].name if at is not None else ""
+
+    def group(self, place: Place) -> Group:
+        """What stands for the group of a task that somebody else has submitted."""
+        return Group(Lane(), Profile("", name=self.name(place)), Retry())
 
     def named(self, name: str) -> list[Place]:
         """The tasks of that name, in order."""

@@ -12,12 +12,13 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from farmhand import errors
+from farmhand.client import ending
 from farmhand.client.futures import FarmFuture, settle
 from farmhand.client.ledger import Ledger
 from farmhand.client.link import DriverConfig, Link
@@ -25,6 +26,7 @@ from farmhand.client.output import OutputPrinter
 from farmhand.client.records import Record, Records
 from farmhand.client.results import KeptResults
 from farmhand.client.sending import CodeSender, cut_large
+from farmhand.client.stopping import Stopper
 from farmhand.code.values import pack_values
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task, TaskState
@@ -34,20 +36,17 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import Token
-from farmhand.model.messages import Profile
 from farmhand.model.named import (
     HEADER,
     Block,
     Place,
     SessionRequest,
     SessionState,
-    StopRequest,
     heading,
     read_state,
 )
-from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind
-from farmhand.model.retry import Retry
+from farmhand.model.version import VERSION
 
 log = logging.getLogger("farmhand.client")
 
@@ -64,7 +63,8 @@ class NamedDriver(Link):
         self.tag = f"{secrets.token_hex(4)}-"  # in the names of large arguments: others submit too
         self.state = SessionState(wanted.name, "")
         self.ledger = Ledger()
-        self._stored: asyncio.Event
+        self.stopper = Stopper(self)
+        self.records = Records(self)
         self.publisher: Publisher
         self.sender: CodeSender
         self.results: KeptResults
@@ -80,7 +80,8 @@ class NamedDriver(Link):
         self._futures: dict[Place, FarmFuture[Any]] = {}  # without an outcome
         self._seen: weakref.WeakValueDictionary[Place, FarmFuture[Any]] = weakref.WeakValueDictionary()
         self._running: dict[Place, str] = {}
-        self._records: Records
+        self._unanswered: dict[int, Sequence[Task]] = {}  # blocks on their way to the engine
+        self._newest = 0  # the last block that was stored from here
         self._readers: list[OrderedReader] = []
 
     # ---- life
@@ -95,12 +96,11 @@ class NamedDriver(Link):
         self.state = msgspec.convert(answer, SessionState)
         self.session_id = session = self.state.session
         connection = self.connection
-        self._stored = asyncio.Event()  # the next block is
         self.publisher, self.sender, self.results = Publisher(connection), CodeSender(self), KeptResults(self)
-        self._records = Records(connection, self.state.name)
         connection.subscribe(subjects.state_of_session(session), self._on_state)
         connection.subscribe(subjects.started(session, "*"), self._on_started)
         connection.subscribe(subjects.GONE, self._on_gone)
+        connection.on_connected.append(self._on_connected)
         if self.config.output:
             connection.subscribe(subjects.output(session, "*"), OutputPrinter().on_message)
         blocks = OrderedReader(
@@ -121,8 +121,9 @@ class NamedDriver(Link):
         self.publisher.close()
 
     def leave(self) -> None:
-        """What was submitted is stored; nobody waits for the outcomes."""
+        """What was submitted is stored. Who has a future sees its outcome for as long as this process goes on."""
         self.flush(limits.DETACH_S)
+        self.wait_all(lambda: not ending.interpreter_ends())
 
     def abandon(self) -> None:
         """The same, when nobody has much time."""
@@ -143,12 +144,9 @@ class NamedDriver(Link):
         """See `Link`."""
         with self._lock:
             self.broken = self.broken or error
-            waiting = [task.cargo for _, task in self._inbox]
-            waiting += [task.cargo for _, tasks in self._outgoing for task in tasks]
+            waiting = [task.cargo for task in self._not_stored()]
             waiting += [*self._futures.values(), *self.fetching]
-            self._inbox.clear()
-            self._outgoing.clear()
-            self._futures.clear()
+            self._forget_all()
             self._own = self._unstored = 0
         for future in waiting:
             if not future.done():
@@ -162,11 +160,19 @@ class NamedDriver(Link):
         self.broken = error = errors.FarmClosed(
             "this process was forked from the one that attached to the session; attach again in it"
         )
-        for future in [*self.fetching, *self._futures.values(), *(task.cargo for _, task in self._inbox)]:
+        for future in [*self.fetching, *self._futures.values(), *(task.cargo for task in self._not_stored())]:
             future.on_forked(error)
-        self._inbox.clear()
-        self._futures.clear()
+        self._forget_all()
         self.fetching.clear()
+
+    def _not_stored(self) -> list[Task]:
+        """What was submitted here and the engine has not answered for, in order."""
+        waiting = (*self._unanswered.values(), *(tasks for _, tasks in self._outgoing))
+        return [task for tasks in waiting for task in tasks] + [task for _, task in self._inbox]
+
+    def _forget_all(self) -> None:
+        for known in (self._inbox, self._outgoing, self._unanswered, self._futures, self._running):
+            known.clear()
 
     # ---- submitting
 
@@ -224,9 +230,12 @@ class NamedDriver(Link):
                 await asyncio.sleep(limits.STORE_RETRY_S)
                 continue
             await self.publisher.wait_room()
-            if self._outgoing:
+            with self._lock:
+                if not self._outgoing:
+                    break  # it was given up
                 self._outgoing.popleft()
-                self._store(group, tasks)
+                self._unanswered[id(tasks)] = tasks
+            self._store(group, tasks)
         self._sending = False
 
     def _store(self, group: Group, tasks: Sequence[Task]) -> None:
@@ -252,7 +261,11 @@ class NamedDriver(Link):
     def _on_stored(self, sequence: int, tasks: Sequence[Task]) -> None:
         """They will have outcomes, whatever becomes of this process."""
         late: list[Place] = []
+        running: list[FarmFuture[Any]] = []
         with self._lock:
+            if self._unanswered.pop(id(tasks), None) is None:
+                return  # everything was given up
+            self._newest = max(self._newest, sequence)
             for index, task in enumerate(tasks):
                 task.token, task.index = Token(sequence), index
                 task.cargo.number = messages.number_of(sequence, index)
@@ -262,11 +275,14 @@ class NamedDriver(Link):
                 self._futures[place] = task.cargo
                 if self.ledger.record_of(place):
                     late.append(place)
+                elif place in self._running:
+                    running.append(task.cargo)
             self._unstored -= len(tasks)
-        self._stored.set()
-        self._stored = asyncio.Event()
+        self.stopper.on_stored()
         for place in late:
             self._settle_later(place, self._futures.pop(place))
+        for future in running:
+            self._show_running(future)
         if not self._unstored:
             with self._idle:
                 self._idle.notify_all()
@@ -287,20 +303,26 @@ class NamedDriver(Link):
     def _on_block(self, sequence: int, _subject: str, said: bytes | memoryview) -> None:
         with self._lock:
             self.ledger.on_block(sequence, bytes(said).decode())
+        if sequence >= self._newest:
+            with self._idle:
+                self._idle.notify_all()
 
     def _on_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
         record = Record(data)
         with self._lock:
             self.ledger.on_record(sequence, record.settled.runs)
-            if not self._futures:
+            if not self._futures and not self._running:
                 return
-            found = [(at, future) for at, place in enumerate(record.places())
+            places = record.places()
+            for place in places if self._running else ():
+                self._running.pop(place, None)
+            found = [(at, future) for at, place in enumerate(places)
                      if (future := self._futures.pop(place, None)) is not None]  # fmt: skip
         if found:
             record.open()
-            self._settle(record, found)
+            self.settle(record, found)
 
-    def _settle(self, record: Record, wanted: list[tuple[int, FarmFuture[Any]]]) -> None:
+    def settle(self, record: Record, wanted: Iterable[tuple[int, FarmFuture[Any]]]) -> None:
         """End futures with what a record says of them: (position in the record, future)."""
         body, settled = record.body, record.settled
         ready: list[tuple[FarmFuture[Any], Any]] = []
@@ -308,8 +330,6 @@ class NamedDriver(Link):
             self._own -= future._entry is not None
             mark, attempts = record.mark(at)
             position, task = record.position(at), future._task
-            if task is not None:
-                self._running.pop((int(task.token), task.index), None)
             if mark is None:
                 entry = body.entries[position] if position < len(body.entries) else b""
                 if type(entry) is tuple:
@@ -328,18 +348,12 @@ class NamedDriver(Link):
     def _settle_later(self, place: Place, future: FarmFuture[Any]) -> None:
         """Its outcome is in a record that was read before."""
         self.fetching.add(future)
-        self.spawn(self._fetch(place, future))
+        self.records.want(self.ledger.record_of(place), place, future)
 
-    async def _fetch(self, place: Place, future: FarmFuture[Any]) -> None:
-        try:
-            record = await self._records.at(self.ledger.record_of(place))
-        except errors.FarmhandError as error:
-            self.results.fail(future, error)
-        else:
-            self._settle(record, [(record.places().index(place), future)])
-        finally:
-            self.fetching.discard(future)
-            self.wake_waiters()
+    def on_fetched(self, futures: Iterable[FarmFuture[Any]]) -> None:
+        """Their records were read; what is still under way is a large value."""
+        self.fetching.difference_update(future for future in futures if future.done())
+        self.wake_waiters()
 
     def wake_waiters(self) -> None:
         """Tell `wait_all` that outcomes have come."""
@@ -357,11 +371,11 @@ class NamedDriver(Link):
         """What the session has done so far."""
         return self.state
 
-    def wait_all(self) -> None:
+    def wait_all(self, worthwhile: Callable[[], bool] = lambda: True) -> None:
         """Return when every task submitted here has its outcome."""
         with self._idle:
-            while self.open and self.broken is None and self.alive:
-                self._idle.wait(1.0)
+            while self.open and self.broken is None and self.alive and worthwhile():
+                self._idle.wait(limits.SIGNAL_S)
 
     # ---- what is there
 
@@ -373,18 +387,29 @@ class NamedDriver(Link):
                 return known
             future: FarmFuture[Any] = FarmFuture(self)
             future.number = messages.number_of(*place)
-            future._task = task = Task(_nameless(self.ledger.name(place)), 0, future)
+            future._task = task = Task(self.ledger.group(place), 0, future)
             task.token, task.index, task.state = Token(place[0]), place[1], TaskState.SENT
             self._seen[place] = future
-            if self.ledger.record_of(place):
+            if self.broken is not None:
+                self.results.fail(future, self.broken)
+            elif self.ledger.record_of(place):
                 self.fetching.add(future)
                 self.loop.call_soon_threadsafe(self._settle_later, place, future)
             else:
                 self._futures[place] = future
                 if place in self._running:
-                    task.state = TaskState.RUNNING
-                    future.on_running(self._running[place])
+                    self._show_running(future)
         return future
+
+    def catch_up(self) -> None:
+        """What was submitted here is in the ledger when this returns, unless the engine is away."""
+        if self.on_its_thread() or not self._is_behind():
+            return
+        with self._idle:
+            self._idle.wait_for(lambda: not self._is_behind() or self.broken is not None, limits.REQUEST_S)
+
+    def _is_behind(self) -> bool:
+        return bool(self._unstored) or self.ledger.newest < self._newest
 
     def _on_state(self, msg: Msg) -> None:
         self.state = read_state(msg.data)
@@ -396,59 +421,67 @@ class NamedDriver(Link):
                 return
             self._running[notice.place] = notice.node
             future = self._futures.get(notice.place)
-        if future is not None and (task := future._task) is not None:
+        if future is not None:
+            self._show_running(future)
+
+    def _show_running(self, future: FarmFuture[Any]) -> None:
+        task = future._task
+        if task is not None and (node := self._running.get((int(task.token), task.index))) is not None:
             task.state = TaskState.RUNNING
-            future.on_running(notice.node)
+            future.on_running(node)
 
     def _on_gone(self, msg: Msg) -> None:
         if self.session_id in messages.read_gone(msg.data).sessions:
-            self.break_all(errors.SessionUnknown(f"session {self.state.name!r} was removed"))
+            self._on_removed()
+
+    def _on_removed(self) -> None:
+        self.break_all(errors.SessionUnknown(f"session {self.state.name!r} was removed"))
+
+    def _on_connected(self) -> None:
+        self.spawn(self._look_again())
+
+    async def _look_again(self) -> None:
+        """After an outage: it may have been removed meanwhile, and be another one now."""
+        request = messages.encode(SessionRequest(messages.PROTOCOL, VERSION, self.wanted.name))
+        while self.broken is None:
+            try:
+                answer = await self.request("session", request)
+            except errors.SessionUnknown:
+                self._on_removed()
+            except errors.EngineError as error:
+                log.debug("session %s is asked for again: %s", self.state.name, error)
+                await self.connection.wait_connected()
+            else:
+                if answer["session"] != self.session_id:
+                    self._on_removed()
+                return
 
     # ---- stopping
 
     def cancel(self, task: Task) -> bool:
         """Withdraw a task, from any thread. On the loop's own the answer cannot be waited for: False, and it is still asked for."""
-        return self._stop([task], kill=False)[0]
+        return self.stopper.stop([task], kill=False)[0]
 
     def kill(self, task: Task) -> bool:
         """The same, and stop it when it runs."""
-        return self._stop([task], kill=True)[0]
+        return self.stopper.stop([task], kill=True)[0]
 
     def cancel_waiting(self) -> None:
         """Cancel every task submitted here that does not run."""
         with self._lock:
-            tasks = [task for _, task in self._inbox]
-            tasks += [task for _, tasks in self._outgoing for task in tasks]
+            tasks = self._not_stored()
             tasks += [f._task for f in self._futures.values() if f._task is not None and f._entry is not None]
-        for task, ended in zip(tasks, self._stop(tasks, kill=False), strict=True):
-            if ended:
-                task.cargo._withdraw()
+        self.stopper.stop(tasks, kill=False)
 
-    def _stop(self, tasks: list[Task], *, kill: bool) -> list[bool]:
-        if self.broken is not None or not self.alive:
-            return [False] * len(tasks)
-        if self.on_its_thread():
-            self.spawn(self._ask_to_stop(tasks, kill=kill))
-            return [False] * len(tasks)
-        return asyncio.run_coroutine_threadsafe(self._ask_to_stop(tasks, kill=kill), self.loop).result()
-
-    async def _ask_to_stop(self, tasks: list[Task], *, kill: bool) -> list[bool]:
-        """Have the caretaker stop tasks, once they are stored. What it ended is no longer waited for here."""
-        while any(not task.token for task in tasks) and self.broken is None:
-            await self._stored.wait()
-        places = [(int(task.token), task.index) for task in tasks]
-        request = messages.encode(StopRequest(self.session_id, tuple(places), kill))
-        try:
-            answer: list[bool] = await self.request("session-stop", request)
-        except (errors.FarmhandError, TimeoutError) as error:
-            log.warning("session %s: nothing was stopped: %s", self.state.name, error)
-            return [False] * len(tasks)
+    def on_stopped(self, place: Place) -> None:
+        """The caretaker has ended this task; the record of that is stored."""
         with self._lock:
-            for place, ended in zip(places, answer, strict=True):
-                if ended and (future := self._futures.pop(place, None)) is not None:
-                    self._own -= future._entry is not None
-        self.wake_waiters()
-        return answer
+            future = self._futures.pop(place, None)
+            if future is not None:
+                self._own -= future._entry is not None
+        if future is not None:
+            future._withdraw()
+            self.wake_waiters()
 
     def forget(self, _entry: Any) -> None:
         """Stored arguments stay until the session is removed."""
@@ -458,8 +491,3 @@ class NamedDriver(Link):
 
     def on_initializer_failed(self, _error: Exception) -> None:
         """Each task says so by itself; the session may have others."""
-
-
-def _nameless(name: str) -> Group:
-    """What stands for the group of a task that somebody else has submitted."""
-    return Group(Lane(), Profile("", name=name), Retry())

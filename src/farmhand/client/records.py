@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from typing import Final
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from farmhand import errors
+from farmhand.client.futures import FarmFuture
 from farmhand.client.results import Body
 from farmhand.engine import subjects
-from farmhand.engine.connection import Connection
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.named import Place, Settled, places_of, read_settled
 from farmhand.model.outcome import Kind, Mark
 
+if TYPE_CHECKING:
+    from farmhand.client.named import NamedDriver
+
 log = logging.getLogger("farmhand.client")
 
-_KEPT: Final = 16  # that were read again; neighbours are asked for one after another
+_KEPT: Final = 16  # neighbours are asked for one after another
+_AT_ONCE: Final = 8  # requests under way: records may be large
 
 
 class Record:
@@ -37,7 +41,8 @@ class Record:
         """Make `mark` and `position` answer."""
         settled = self.settled
         self.body = Body(settled, self._bytes)
-        self._marks = {mark.index: (mark, n) for mark, n in zip(settled.marks, settled.attempts, strict=False)}
+        attempts = dict(enumerate(settled.attempts))  # a withdrawn task had none
+        self._marks = {mark.index: (mark, attempts.get(at, 0)) for at, mark in enumerate(settled.marks)}
         position = 0
         for at in range(sum(count for _, _, count in settled.runs)):
             self._positions.append(position)
@@ -58,32 +63,64 @@ class Record:
 
 
 class Records:
-    """Reads records again. Runs on the loop."""
+    """Reads records from the engine, each once for all that wait for it, and keeps the last few. Used on the loop only."""
 
-    def __init__(self, connection: Connection, session: str) -> None:
-        self._connection = connection
-        self._session = session
+    def __init__(self, driver: NamedDriver) -> None:
+        self._driver = driver
         self._kept: OrderedDict[int, Record] = OrderedDict()
+        self._wanted: dict[int, list[tuple[Place, FarmFuture[Any]]]] = {}
+        self._queue: deque[int] = deque()
+        self._readers = 0
 
-    async def at(self, sequence: int) -> Record:
-        """The record at a sequence of the stream. Raises `SessionUnknown` when it is gone."""
+    def want(self, sequence: int, place: Place, future: FarmFuture[Any]) -> None:
+        """The outcome of this task is in that record: end its future with it."""
+        waiting = self._wanted.setdefault(sequence, [])
+        waiting.append((place, future))
+        if len(waiting) > 1:
+            return
+        self._queue.append(sequence)
+        if self._readers < _AT_ONCE:
+            self._readers += 1
+            self._driver.spawn(self._read_all())
+
+    async def _read_all(self) -> None:
+        driver = self._driver
+        try:
+            while self._queue:
+                sequence = self._queue.popleft()
+                try:
+                    record = await self._record(sequence)
+                except errors.FarmhandError as error:
+                    wanted = self._wanted.pop(sequence)
+                    for _, future in wanted:
+                        driver.results.fail(future, error)
+                else:
+                    wanted = self._wanted.pop(sequence)
+                    at = {place: number for number, place in enumerate(record.places())}
+                    driver.settle(record, [(at[place], future) for place, future in wanted])
+                driver.on_fetched(future for _, future in wanted)
+        finally:
+            self._readers -= 1
+
+    async def _record(self, sequence: int) -> Record:
         known = self._kept.get(sequence)
         if known is not None:
             return known
-        msg = await self._get(msgspec.json.encode({"seq": sequence}))
+        msg = await self._ask(msgspec.json.encode({"seq": sequence}))
         if msg.status:
-            raise errors.SessionUnknown(f"the outcomes of session {self._session!r} are gone: it was removed")
+            raise errors.SessionUnknown(f"the outcomes of session {self._driver.state.name!r} are gone: it was removed")
         record = self._kept[sequence] = Record(bytes(msg.data))
         record.open()
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return record
 
-    async def _get(self, question: bytes) -> Msg:
+    async def _ask(self, question: bytes) -> Msg:
+        connection = self._driver.connection
         while True:
             try:
-                return await self._connection.request(f"$JS.API.DIRECT.GET.{subjects.SESSION}", question)
+                return await connection.request(f"$JS.API.DIRECT.GET.{subjects.SESSION}", question)
             except (errors.EngineError, TimeoutError) as error:
                 log.debug("a record is asked for again: %s", error)
                 await asyncio.sleep(limits.RECONNECT_FIRST_S)
-                await self._connection.wait_connected()
+                await connection.wait_connected()

@@ -14,6 +14,7 @@ from farmhand.client.futures import FarmFuture
 from farmhand.client.link import DriverConfig
 from farmhand.client.named import NamedDriver
 from farmhand.client.options import SessionOptions
+from farmhand.model import limits
 from farmhand.model.messages import Profile
 from farmhand.model.named import SessionState
 
@@ -42,6 +43,7 @@ class Session(Farm):
     # ---- the futures
 
     def __len__(self) -> int:
+        self._driver.catch_up()
         return self._driver.ledger.count
 
     def __bool__(self) -> bool:
@@ -63,14 +65,20 @@ class Session(Farm):
         if isinstance(key, slice):
             return [self[number] for number in range(*key.indices(len(self)))]
         if isinstance(key, str):
+            driver.catch_up()
             places = driver.ledger.named(key)
             if len(places) != 1:
                 raise KeyError(f"{len(places)} tasks of session {self.name!r} are named {key!r}")
             return driver.future_at(places[0])
-        return driver.future_at(driver.ledger.place(key + len(self) if key < 0 else key))
+        if key < 0:
+            key += len(self)
+        elif key >= driver.ledger.count:  # it may be one that was only just submitted
+            driver.catch_up()
+        return driver.future_at(driver.ledger.place(key))
 
     def named(self, name: str) -> list[FarmFuture[Any]]:
         """The tasks of a name, that of `options(name=)` or of their function, in order."""
+        self._driver.catch_up()
         return [self._driver.future_at(place) for place in self._driver.ledger.named(name)]
 
     # ---- the session
@@ -93,7 +101,7 @@ class Session(Farm):
         """
         self._closed = True
         ending.opened.discard(self)
-        self._driver.leave()
+        self._driver.flush(limits.DETACH_S)
         unstored = self._driver.unstored
         if self._finalizer.detach() is not None:
             self._driver.close()

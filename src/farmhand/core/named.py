@@ -113,6 +113,7 @@ class NamedSession:
         self._order: deque[int] = deque()  # sequences of those that were read
         self._live: dict[Place, Task] = {}
         self._lanes: dict[LaneId, _Backlog] = {}
+        self._fetching: dict[int, LaneId] = {}
         self._claims: dict[Place, tuple[_Claim, int]] = {}
         self._claimed: dict[Token, _Claim] = {}
         self._opened = False
@@ -142,12 +143,12 @@ class NamedSession:
             self._claims[place] = claim, index
 
     def claim_report(self, report: Report) -> None:
-        """A report that nobody has read. All work must have been claimed before: of what was sent again since, only that counts."""
+        """A report that nobody has read. Of several attempts at a task the last one counts, be it there as work or as a report."""
         token, places = Token(report.token), list(places_of(report.origin))
-        claim = self._claimed.setdefault(token, _Claim(len(places), 0))
+        claim = self._claimed.setdefault(token, _Claim(len(places), report.sequence))
         for index in range(report.first, min(report.first + report.count, len(places))):
             known = self._claims.get(places[index])
-            if known is None or not known[0].sequence:
+            if known is None or known[0].sequence <= claim.sequence:
                 self._claims[places[index]] = claim, index
 
     def start(self, now: float) -> list[Effect]:
@@ -176,6 +177,7 @@ class NamedSession:
         if found.done == (1 << found.count) - 1:
             self._advance()
             return
+        self.core.window(block.lane)  # `on_slots` may come before anything is sent there
         lane = self._lanes.setdefault(found.lane, _Backlog())
         if self._is_claimed(sequence, block.count) or (not lane.parked and lane.has_room()):
             self._load(sequence, block, entries)
@@ -187,13 +189,13 @@ class NamedSession:
 
     def on_fetched(self, sequence: int, block: Block, entries: Sequence[Any]) -> None:
         """A parked block has come."""
-        found = self._blocks[sequence]
-        self._lanes[found.lane].fetching = False
-        self._load(sequence, block, entries)
+        self._lanes[self._fetching.pop(sequence)].fetching = False
+        if sequence in self._blocks:  # else all of it was withdrawn meanwhile
+            self._load(sequence, block, entries)
 
     def on_not_fetched(self, sequence: int) -> None:
         """The engine did not answer: `plan` asks again."""
-        lane = self._lanes[self._blocks[sequence].lane]
+        lane = self._lanes[self._fetching.pop(sequence)]
         lane.fetching = False
         lane.parked.appendleft(sequence)
 
@@ -234,13 +236,14 @@ class NamedSession:
         if not self._opened:
             return []
         effects: list[Effect] = [*self.core.plan(now)]
-        for lane in self._lanes.values():
+        for name, lane in self._lanes.items():
             if lane.fetching or lane.tasks >= limits.BLOCK_AHEAD_TASKS // 2 or not lane.has_room():
                 continue
             while lane.parked and (lane.parked[0] not in self._blocks or self._all_done(lane.parked[0])):
                 lane.parked.popleft()
             if lane.parked:
                 lane.fetching = True
+                self._fetching[lane.parked[0]] = name
                 effects.append(Fetch(lane.parked.popleft()))
         return effects
 

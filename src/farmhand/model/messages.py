@@ -106,6 +106,7 @@ class Report(msgspec.Struct, array_like=True):
     cpu: float = 0.0  # processor seconds
     blobs: tuple[BlobRef, ...] = ()
     origin: tuple[Run, ...] = ()  # as in the work
+    sequence: int = 0  # of the work's message: which of two attempts at a task is the later one
 
 
 class Preamble(msgspec.Struct):

@@ -303,7 +303,7 @@ class Agent:
 
     def _store(self, held: holding.Held, report: Report, body: bytes | memoryview = b"") -> None:
         subject = subjects.result(held.work.session, self.config.node)
-        report.origin = held.work.origin
+        report.origin, report.sequence = held.work.origin, held.sequence
         frame = messages.pack(report, body)
         msg_id = f"{report.token}.{report.first}.{self.incarnation}"
 

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -31,6 +31,8 @@ from farmhand.security.permissions import check_name
 from farmhand.steward.named import Care, Kept
 
 log = logging.getLogger("farmhand.steward")
+
+_NOTED_SHARE: Final = 16  # of its `keep`: attaching after so long is noted in the engine, for a steward that comes next
 
 
 class Caretaker:
@@ -57,21 +59,28 @@ class Caretaker:
             return
         for subject in await streams.subjects_in(self._care.connection, subjects.SESSION, subjects.about("*")):
             message = await streams.last_message(self._care.connection, subjects.SESSION, subject)
-            if message is not None:
-                self._keep(read_about(message.data))
+            if message is not None and (about := read_about(message.data)).session not in self._by_id:
+                self._keep(about, message.at)
         self._loaded.set()
         await self._forget_leavings()
 
     async def _forget_leavings(self) -> None:
-        """What an interrupted removal has left."""
+        """What an interrupted removal has left, or a client has stored that had not heard of it yet."""
+        if not self.loaded:
+            return
         found = set()
         for pattern in (subjects.backlog("*", "*"), subjects.outcomes("*")):
             found.update(await streams.subjects_in(self._care.connection, subjects.SESSION, pattern))
         for session in {subject.split(".")[1] for subject in found} - set(self._by_id):
             await self._forget(session)
 
-    def _keep(self, about: About) -> Kept:
-        kept = self.sessions[about.name] = self._by_id[about.session] = Kept(about, self._care)
+    @property
+    def loaded(self) -> bool:
+        """Whether every session that there is is known."""
+        return self._loaded.is_set()
+
+    def _keep(self, about: About, noted: float) -> Kept:
+        kept = self.sessions[about.name] = self._by_id[about.session] = Kept(about, self._care, noted)
         self._care.spawn(kept.start())
         return kept
 
@@ -90,6 +99,7 @@ class Caretaker:
             if kept.ready.is_set() and not kept.core.open and time.time() - kept.touched > kept.about.keep:
                 log.info("session %s is removed: nothing happened in it for %g s", kept.about.name, kept.about.keep)
                 self._care.spawn(self._remove(kept))
+        self._care.spawn(self._forget_leavings())
 
     def sessions_to_beat(self, now: float) -> Iterable[Kept]:
         """All of them, each BEAT_S: to the membership they are sessions like others."""
@@ -116,11 +126,12 @@ class Caretaker:
                 known = ", ".join(sorted(self.sessions)) or "none"
                 raise errors.SessionUnknown(f"no session is named {request.name!r} on this farm; it has: {known}")
             wanted = _wanted(request, kept.about if kept is not None else None)
-            if kept is None or wanted != kept.about:
+            now = time.time()
+            if kept is None or wanted != kept.about or now - kept.noted > wanted.keep / _NOTED_SHARE:
                 await self._care.publisher.store(subjects.about(wanted.name), messages.encode(wanted))
-            if kept is None:
-                kept = self._keep(wanted)
-            kept.about = wanted
+                if kept is None:
+                    kept = self._keep(wanted, now)
+                kept.about, kept.noted = wanted, now
         await kept.ready.wait()
         kept.touched = time.time()
         return kept
@@ -151,10 +162,13 @@ class Caretaker:
         return await kept.stop(request.places, kill=request.kill)
 
     async def _remove(self, kept: Kept) -> None:
-        kept.close()
-        self.sessions.pop(kept.about.name, None)
-        self._by_id.pop(kept.id, None)
-        await streams.purge(self._care.connection, subjects.SESSION, subjects.about(kept.about.name))
+        async with self._making:
+            if kept.id not in self._by_id:
+                return  # somebody else did it meanwhile
+            await streams.purge(self._care.connection, subjects.SESSION, subjects.about(kept.about.name))
+            kept.close()
+            self.sessions.pop(kept.about.name, None)
+            self._by_id.pop(kept.id, None)
         self._on_removed(kept.id)
         await self._forget(kept.id)
 

@@ -50,12 +50,12 @@ class Care:
 
 
 class Kept:
-    """One session. `start` reads what it left; `close` lets go of it."""
+    """One session. `start` reads what it left; `close` lets go of it. `noted`: when `about` was stored."""
 
-    def __init__(self, about: About, care: Care) -> None:
+    def __init__(self, about: About, care: Care, noted: float) -> None:
         self.about = about
         self.id = about.session
-        self.touched = about.created
+        self.touched = self.noted = noted
         self.core = named.NamedSession(secrets.token_bytes(16))
         self._care = care
         self._loop = asyncio.get_running_loop()
@@ -69,8 +69,9 @@ class Kept:
         self._said: bytes = b""
         self._closed = False
         self.ready = asyncio.Event()
-        self._all_settled = asyncio.Event()  # every record that was decided is stored
-        self._all_settled.set()
+        self._decided = 0  # records
+        self._storing: set[int] = set()  # those that are not stored yet, by their number
+        self._news: asyncio.Event | None = None  # a block was read, or a record stored
         self._started = care.connection.subscribe(subjects.started(self.id, "*"), self._on_started)
 
     # ---- life
@@ -91,8 +92,10 @@ class Kept:
         connection, session_id = self._care.connection, self.id
         last = await streams.last_message(connection, subjects.SESSION, subjects.outcomes(session_id))
         settled = read_settled(messages.split(last.data)[0]) if last is not None else None
+        newest = await streams.last_message(connection, subjects.SESSION, subjects.backlog(session_id, "*"))
+        self.touched = max([self.touched, *(message.at for message in (last, newest) if message is not None)])
         self.core = core = named.NamedSession(secrets.token_bytes(16), settled)
-        self._early, self._unsettled = [], {}
+        self._early, self._unsettled, self._lanes = [], {}, set()
         records = self._reader(subjects.SESSION, subjects.outcomes(session_id), self._on_old_record, core.low)
         await records.start()
         await records.caught_up()
@@ -139,6 +142,21 @@ class Kept:
         self._stop_reading()
         if self._tick is not None:
             self._tick.cancel()
+        self._tell()
+
+    async def _wait_until(self, true: Callable[[], bool]) -> None:
+        """Return when it is so. Raises `SessionUnknown` when the session was removed."""
+        while not true():
+            if self._closed:
+                raise errors.SessionUnknown(f"session {self.about.name!r} was removed")
+            if self._news is None:
+                self._news = asyncio.Event()
+            await self._news.wait()
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     # ---- what the engine has
 
@@ -155,11 +173,13 @@ class Kept:
         if len(entries) != block.count or block.lane.id != subject.rpartition(".")[2]:
             log.warning("block %d of session %s is not what its header says; left out", sequence, self.about.name)
             return
-        self._touch()
+        if self._early is None:
+            self._touch()
         self.core.on_block(sequence, block, entries, len(data) + sum(ref.size for ref in block.blobs))
         if block.lane.id not in self._lanes:
             self._lanes.add(block.lane.id)
             self._care.spawn(self._prepare_lane(block.lane))
+        self._tell()
         self._go_on()
 
     async def _prepare_lane(self, lane: Lane) -> None:
@@ -210,7 +230,9 @@ class Kept:
                     sequence, entries = report if report is not None else (self._purgeable + 1, [])
                     body = _join([entries[at] if at < len(entries) else _NONE for at in effect.positions])
                     self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
-                    self._store(effect.settled, body, secrets.token_hex(8), sequence)
+                    self._decided += 1
+                    self._storing.add(self._decided)
+                    self._store(effect.settled, body, secrets.token_hex(8), sequence, self._decided)
                     for ended in effect.ended:
                         self._note(ended)
                 case session.Stop():
@@ -296,24 +318,23 @@ class Kept:
             self._care.spawn(self._purge())
         self._go_on()
 
-    def _store(self, settled: Settled, body: bytes, msg_id: str, sequence: int) -> None:
+    def _store(self, settled: Settled, body: bytes, msg_id: str, sequence: int, number: int) -> None:
         """Store a record. It is tried until it is stored: the tasks have no other outcome any more."""
         frame = messages.pack(self.core.stamp(settled), body)
-        self._all_settled.clear()
 
         def done(_at: int, error: errors.EngineError | None) -> None:
             if self._closed:
                 return
             if error is not None:
                 log.warning("a record of session %s was not stored (%s), trying again", self.about.name, error)
-                self._loop.call_later(limits.STORE_RETRY_S, self._store, settled, body, msg_id, sequence)
+                self._loop.call_later(limits.STORE_RETRY_S, self._store, settled, body, msg_id, sequence, number)
                 return
             self._unsettled[sequence] -= 1
             if not self._unsettled[sequence]:
                 del self._unsettled[sequence]
             self.core.on_settled(settled, len(frame))
-            if not self._unsettled:
-                self._all_settled.set()
+            self._storing.discard(number)
+            self._tell()
 
         self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
 
@@ -354,12 +375,20 @@ class Kept:
             log.debug("reports were not purged: %s", error)
 
     async def stop(self, places: Iterable[Place], *, kill: bool) -> list[bool]:
-        """As `NamedSession.stop`. Returns when that is stored, and so would outlive the steward."""
+        """As `NamedSession.stop`. Returns when that is stored, and so would outlive the steward.
+
+        Raises `SessionUnknown`; `TimeoutError` when there are no such tasks.
+        """
         self._touch()
-        ended, effects = self.core.stop(places, kill=kill)
+        wanted = list(places)
+        newest = max((block for block, _ in wanted), default=0)  # who asks may have heard sooner that it is stored
+        await asyncio.wait_for(self._wait_until(lambda: self.core.read_to >= newest), limits.REQUEST_S)
+        before = self._decided
+        ended, effects = self.core.stop(wanted, kill=kill)
         self._do(effects, None)
+        mine = set(range(before + 1, self._decided + 1))
         self._go_on()
-        await self._all_settled.wait()
+        await self._wait_until(lambda: not mine & self._storing)
         return ended
 
     # ---- looking
@@ -380,8 +409,8 @@ class Kept:
         if (said := messages.encode(state := self.state())) != self._said:
             self._said = said
             self._care.connection.publish(subjects.state_of_session(self.id), said)
-            if self._purgeable >= self._purged and not state.open:
-                self._care.spawn(self._purge())
+        if self._purgeable >= self._purged and not state.open and not self._storing:
+            self._care.spawn(self._purge())
         counts = self.core.core.counts
         return SessionBeat(
             messages.PROTOCOL, VERSION, self.id, "", 0, self.about.name, "finish", max(0, state.open - state.running),

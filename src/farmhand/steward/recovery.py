@@ -125,7 +125,17 @@ class Recovery:
         header, _ = messages.split(message.data)
         work = readable_work(header)
         marks = tuple(Mark(index, Kind.LOST, "its node is gone") for index in range(work.count))
-        report = Report(messages.PROTOCOL, work.token, 0, work.count, subjects.STEWARD, -1, marks, origin=work.origin)
+        report = Report(
+            messages.PROTOCOL,
+            work.token,
+            0,
+            work.count,
+            subjects.STEWARD,
+            -1,
+            marks,
+            origin=work.origin,
+            sequence=message.sequence,
+        )
         subject = subjects.result(work.session, subjects.STEWARD)
         fence = self._charge.fence if self._charge else None
         await self._publisher.store(subject, messages.pack(report), msg_id=f"{work.token}.lost", fence=fence)

@@ -191,6 +191,9 @@ class Steward:
         if self._system is None:
             return
         blind_at = self._blind_at
+        if not self._caretaker.loaded:  # its sessions would be taken for dead ones
+            self._on_sight()
+            return
         try:
             stored = await census.stored_sessions(self.connection)
             names = await census.connected(self._system)

@@ -1,0 +1,121 @@
+"""Faults put into `core.named` on purpose, as those of `mutations`: each takes one safeguard of named sessions away."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tests.sim.mutations import Mutation
+
+from farmhand.core.named import NamedSession, Store, _Block
+from farmhand.model.named import Settled
+
+
+def nothing(_original: Any) -> Any:
+    return lambda self, *args: None
+
+
+def claimed_may_be_parked(_original: Any) -> Any:
+    return lambda self, sequence, count: False
+
+
+def no_adoption(original: Any) -> Any:
+    def start(self: NamedSession, now: float) -> Any:
+        for claim in self._claimed.values():
+            if claim.group is not None:  # sent again instead
+                self.core.on_submitted(claim.group, [task for task in claim.tasks if task is not None])
+        self._claimed.clear()
+        return original(self, now)
+
+    return start
+
+
+def same_tokens(original: Any) -> Any:
+    def init(self: NamedSession, _secret: bytes, last: Settled | None = None) -> None:
+        original(self, b"same", last)
+
+    return init
+
+
+def over_when_decided(_original: Any) -> Any:
+    return property(lambda self: 0 < self.count == self.done.bit_count())
+
+
+def order_is_lost(original: Any) -> Any:
+    def settle(self: NamedSession, decided: Any, report: Any = None) -> Any:
+        effects = original(self, decided, report)
+        for effect in effects:
+            if isinstance(effect, Store):
+                effect.positions.reverse()
+        return effects
+
+    return settle
+
+
+def stop_is_not_stored(original: Any) -> Any:
+    def stop(self: NamedSession, places: Any, *, kill: bool) -> Any:
+        ended, effects = original(self, places, kill=kill)
+        return ended, [effect for effect in effects if not isinstance(effect, Store)]
+
+    return stop
+
+
+def records_are_forgotten(original: Any) -> Any:
+    def on_settled(self: NamedSession, settled: Settled, size: int) -> None:
+        if self._opened:
+            original(self, settled, size)
+
+    return on_settled
+
+
+def low_is_too_high(original: Any) -> Any:
+    def stamp(self: NamedSession, settled: Settled) -> Settled:
+        stamped: Settled = original(self, settled)
+        stamped.low = self.read_to + 1
+        return stamped
+
+    return stamp
+
+
+def totals_are_not_carried(original: Any) -> Any:
+    def stamp(self: NamedSession, settled: Settled) -> Settled:
+        stamped: Settled = original(self, settled)
+        stamped.done = 0
+        return stamped
+
+    return stamp
+
+
+def done_is_not_noted(original: Any) -> Any:
+    def close(self: NamedSession, task: Any) -> Any:
+        place = original(self, task)
+        self._blocks[place[0]].done &= ~(1 << place[1])
+        return place
+
+    return close
+
+
+def blocks_are_read_again(original: Any) -> Any:
+    def on_fetched(self: NamedSession, sequence: int, block: Any, entries: Any) -> None:
+        done, self._blocks[sequence].done = self._blocks[sequence].done, 0
+        original(self, sequence, block, entries)
+        self._blocks[sequence].done |= done
+
+    return on_fetched
+
+
+NAMED_MUTATIONS: Final = (
+    Mutation("the claim of work that is out", NamedSession, "claim_work", nothing),
+    Mutation("the claim of reports that nobody has read", NamedSession, "claim_report", nothing),
+    Mutation("that a claimed block is never parked", NamedSession, "_is_claimed", claimed_may_be_parked),
+    Mutation("the taking over of batches", NamedSession, "start", no_adoption),
+    Mutation("that each life has tokens of its own", NamedSession, "__init__", same_tokens),
+    Mutation("that only what is stored is over", _Block, "over", over_when_decided),
+    Mutation("the order of values in a record", NamedSession, "_settle", order_is_lost),
+    Mutation("that a stop is stored", NamedSession, "stop", stop_is_not_stored),
+    Mutation("the reading of old records", NamedSession, "on_settled", records_are_forgotten),
+    Mutation("that low stays below what is open", NamedSession, "stamp", low_is_too_high),
+    Mutation("the totals of what is below", NamedSession, "stamp", totals_are_not_carried),
+    Mutation("the note that a task has its outcome", NamedSession, "_close", done_is_not_noted),
+    Mutation("that a block is asked for again", NamedSession, "on_not_fetched", nothing),
+    Mutation("that a withdrawn task of a parked block stays so", NamedSession, "on_fetched", blocks_are_read_again),
+)
