@@ -17,9 +17,11 @@ from farmhand.code.values import pack_values, unpack_values
 from farmhand.home import paths, saved, settings
 from farmhand.home.lock import Holder
 from farmhand.model import messages
-from farmhand.model.messages import Profile, Report, State, Work, pack, split
+from farmhand.model.messages import Feed, Profile, Report, State, Work, pack, split
+from farmhand.model.named import About, Block, Failed, Settled, read_about, read_block, read_failed, read_settled
 from farmhand.model.needs import Lane, Need
 from farmhand.model.outcome import BlobRef, Kind, Mark
+from farmhand.model.retry import Retry
 from farmhand.node.codecache import code_payload
 from farmhand.security.accounts import Register, User, UserStore
 from farmhand.security.nkeys import KeyPair, load_seed, store_seed
@@ -49,12 +51,13 @@ def home(folder: Path) -> Iterator[None]:
 
 
 WORK: Final = Work(
-    2, "k0123456789ab", 2**62 + 1, 2, Profile("c" * 32, "area", ("b" * 32,), "i" * 32, "a" * 32, 1.5, 2**30, False, True,
-    State("k1", "k2", True)), 0.25, True, 3, (BlobRef(1, "x-1", 2**40, "/dev/shm/x"),),
+    3, "k0123456789ab", 2**62 + 1, 2,
+    Profile("c" * 32, "area", ("b" * 32,), "i" * 32, "a" * 32, 1.5, 2**30, True, State("k1", "k2", True), 2**30, "e" * 32),
+    0.25, True, 3, (BlobRef(1, "x-1", 2**40, "/dev/shm/x", True),), ((17, 0, 2),), (4, 5), 1, (Feed(1, (0, 2), 1),),
 )  # fmt: skip
 REPORT: Final = Report(
-    2, 2**62 + 1, 0, 3, "barn", 1, (Mark(1, Kind.CRASHED, "died", 3, 9, ("last", "lines"), 2**31), Mark(2, Kind.RETURNED)),
-    0.5, 0.25, (BlobRef(0, "x-0", 4096),),
+    3, 2**62 + 1, 0, 3, "barn", 1, (Mark(1, Kind.CRASHED, "died", 3, 9, ("last", "lines"), 2**31), Mark(2, Kind.RETURNED)),
+    0.5, 0.25, (BlobRef(0, "x-0", 4096),), ((17, 0, 3),),
 )  # fmt: skip
 LANE: Final = Lane((Need("cpus", "=", "2"), Need("latex"), Need("mem", ">=", "8GiB")), "3.11", -5)
 USERS: Final = Register(
@@ -64,6 +67,19 @@ USERS: Final = Register(
     ),
     "T" * 32,
 )
+ABOUT: Final = About(3, "0.1.0", "night-run", "n0123456789ab", 1795274307.052, 30 * 86400.0, 2**35, 2**31)
+BLOCK: Final = Block(
+    3, "n0123456789ab", 2, Profile("c" * 32, "area", result_max=2**30), LANE, Retry(3, 0.5, 2.0, 60.0, ("error", "crash")),
+    (BlobRef(1, "1f-1", 2**21),),
+)  # fmt: skip
+SETTLED: Final = Settled(
+    3, ((17, 0, 2), (19, 5, 1)), (Mark(2, Kind.RAISED, "ValueError: no"),), "barn", 1, (BlobRef(0, "x-0", 4096),), (2,), 17, 100, 2, 1,
+    12345, 1.5, 1.25,
+)  # fmt: skip
+FAILED: Final = Failed(
+    3, "n0123456789ab", "night-run", 1795274309.5, Mark(0, Kind.TIMED_OUT, "stopped", tail=("last",)), "barn", 0, 3,
+    Block(3, "n0123456789ab", 1, Profile("c" * 32, "area"), LANE, Retry()), "its large arguments are gone",
+)  # fmt: skip
 FARM: Final = paths.FarmFile(
     address="tls://127.0.0.1:4222", pid=1, version="0.1.0", engine_pid=2, steward_pid=3, node_pids=(4, 5),
     join_line="tls://TOKEN@192.0.2.10:4222?pin=sha256:00", port=4222, websocket="wss://127.0.0.1:443", spool="/dev/shm/f",
@@ -126,6 +142,11 @@ def void(_: object) -> None:
 STORED: Final = (
     _frame("work.frame", WORK, [(3, "four"), None], messages.read_work),
     _frame("report.frame", REPORT, [("a value",), None], messages.read_report),
+    Stored("about.msg", lambda folder: void((folder / "about.msg").write_bytes(messages.encode(ABOUT))),
+           lambda folder: msgspec.to_builtins(read_about((folder / "about.msg").read_bytes()))),
+    _frame("block.frame", BLOCK, [(3, "four"), None], read_block),
+    _frame("settled.frame", SETTLED, [None, (1.5,), b"packed"], read_settled),
+    _frame("failed.frame", FAILED, [None], read_failed),
     _json("lane.json", LANE, Lane),  # in the metadata of a lane's consumer
     Stored("code.blob", lambda folder: void((folder / "code.blob").write_bytes(code_payload(b"packed"))), _read_code),
     Stored("users.json", lambda folder: write_private(folder / "users.json", msgspec.json.encode(USERS)),

@@ -181,6 +181,16 @@ def _huge(slots: int, quick: bool, say: Say) -> list[Row]:
         bound("  client's growth each 100,000 more", "MB", many["growth"]["client"], at_most=1),
         bound("  engine's growth each 100,000 more", "MB", many["growth"]["engine"], at_most=1),
     ]
+    say(f"measuring {calls:,} calls in a named session ...")
+    kept = solo.in_process("session", slots, calls)
+    rows += [
+        bound(
+            f"{calls:,} calls submitted to a named session, until stored", "calls/s", kept["stored"], at_least=30_000
+        ),
+        bound("  until done", "calls/s", kept["done"]),
+        bound("  engine afterwards", "MB", kept["engine"], at_most=400),
+        bound("  attaching to it, until the first result", "s", kept["attached"], at_most=1),
+    ]
     if quick:
         return rows
     say(f"measuring objects of {solo.GIGABYTES} GB ...")

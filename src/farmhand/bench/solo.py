@@ -33,7 +33,7 @@ def in_process(name: str, *args: int) -> dict[str, Any]:
 def child(name: str, args: list[str]) -> None:
     """Entry point of the fresh interpreter."""
     measures = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes,
-                "scattered": scattered, "servers": servers.measure}  # fmt: skip
+                "scattered": scattered, "servers": servers.measure, "session": session}  # fmt: skip
     found = measures[name](*map(int, args))
     sys.stdout.write(json.dumps(found) + "\n")
 
@@ -201,6 +201,49 @@ def _peak(resource: Any) -> float:
     """This process's largest resident size so far, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB)
+
+
+def session(slots: int, calls: int = MILLION) -> dict[str, Any]:
+    """A named session on a farm that outlives its client: rates until all is stored and until all is done, the largest engine,
+    and the seconds from attaching to the first result.
+    """
+    import tempfile
+
+    from farmhand import Farm
+
+    with tempfile.TemporaryDirectory(prefix="farmhand-bench-") as home:
+        os.environ["FARMHAND_HOME"] = home
+        command = [sys.executable, "-m", "farmhand.cli"]
+        up = [*command, "up", "--detach", "--slots", str(slots), "--json"]
+        address = json.loads(subprocess.run(up, stdout=subprocess.PIPE, check=True).stdout)["address"]
+        try:
+            with Farm(address, session="bench", output=False) as farm:
+                workloads.warm(farm)
+                began = time.perf_counter()
+                futures = [farm.submit(workloads.echo, number) for number in range(calls)]
+                farm._driver.flush()  # type: ignore[attr-defined]
+                stored = time.perf_counter() - began
+                for future in futures:
+                    future.result()
+                done = time.perf_counter() - began
+            engine = _engine_of(home)
+            with Farm(address, output=False) as farm:
+                began = time.perf_counter()
+                if farm.attach("bench")[workloads.WARM_CALLS].result() != 0:
+                    raise AssertionError("the session gave another call's result")
+                attached = time.perf_counter() - began
+        finally:
+            subprocess.run([*command, "down"], stdout=subprocess.DEVNULL, check=True)
+    return {"stored": calls / stored, "done": calls / done, "engine": engine, "attached": attached}
+
+
+def _engine_of(home: str) -> float:
+    """MB of the engine whose files are in that folder."""
+    import psutil
+
+    found = [p.memory_info().rss for p in psutil.process_iter(["cmdline"]) if home in " ".join(p.info["cmdline"] or ())
+             and "server.conf" in " ".join(p.info["cmdline"])]  # fmt: skip
+    return max(found) / MB
 
 
 def machine() -> dict[str, Any]:
