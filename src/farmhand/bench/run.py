@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from farmhand import errors
-from farmhand.bench import solo, tree, workloads
+from farmhand.bench import joblib_row, solo, tree, workloads
 from farmhand.bench.contenders import CONTENDERS, installed
 from farmhand.bench.table import Row, as_json, bound, cells, compare, headers, markdown
 
@@ -151,6 +151,9 @@ def _alone(slots: int, quick: bool, say: Say) -> list[Row]:
     scattered = solo.in_process("scattered", size)
     rows.append(bound(f"{size} MB scattered, used on two nodes, same machine", "s", scattered["local"]))
     rows.append(bound(f"{size} MB scattered, used on two nodes, through the engine", "s", scattered["network"]))
+    if joblib_row.installed():
+        say("measuring joblib ...")
+        rows += joblib_row.rows(solo.in_process("joblib", slots))
     return rows + _servers(slots, say) + _huge(slots, quick, say)
 
 

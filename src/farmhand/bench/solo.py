@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from farmhand.bench import servers, workloads
+from farmhand.bench import joblib_row, servers, workloads
 
 MB: Final = workloads.MB
 GIGABYTES: Final = 4
@@ -33,7 +33,8 @@ def in_process(name: str, *args: int) -> dict[str, Any]:
 def child(name: str, args: list[str]) -> None:
     """Entry point of the fresh interpreter."""
     measures = {"start": start, "memory": memory, "million": million, "network": network, "gigabytes": gigabytes,
-                "scattered": scattered, "servers": servers.measure, "session": session}  # fmt: skip
+                "scattered": scattered, "servers": servers.measure, "session": session,
+                "joblib": joblib_row.measure}  # fmt: skip
     found = measures[name](*map(int, args))
     sys.stdout.write(json.dumps(found) + "\n")
 
