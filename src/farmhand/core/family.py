@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,8 @@ class Child:
     """The cargo of a child's task: whose it is, and its packed call. The session's driver sees it where a future stands else."""
 
     __slots__ = ("_entry", "families", "family", "number", "ordinal")
+    _inputs: Final = ()  # it has no values of other tasks
+    _buffers: Final = 0
 
     def __init__(self, families: Families, family: Family, ordinal: int, entry: Any) -> None:
         self.families = families
