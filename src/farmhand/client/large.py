@@ -93,11 +93,14 @@ class Uploader:
 
     def _wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._driver.loop)
-        while not wait([future], limits.STORE_RETRY_S).done:
-            if self._driver.publisher.stuck:
-                future.cancel()
-                raise errors.EngineFull("the engine stores nothing: its disk is full")
-        future.result()
+        try:
+            while not wait([future], limits.STORE_RETRY_S).done:
+                if self._driver.publisher.stuck:
+                    future.cancel()
+                    raise errors.EngineFull("the engine stores nothing: its disk is full")
+            future.result()
+        finally:
+            del future  # it keeps what it raised, and that this frame: see `blobs.Writer`
 
     def withdraw(self) -> None:
         """Forget the pieces that were stored: the task was refused."""

@@ -57,8 +57,7 @@ class Writer:
 
     async def _store(self, chunk: bytes | memoryview) -> None:
         await self._room.acquire()
-        if self._error is not None:
-            raise self._error
+        self._check()
 
         def done(_sequence: int, error: errors.EngineError | None) -> None:
             self._error = self._error or error
@@ -69,6 +68,13 @@ class Writer:
         self._publisher.publish(subject, chunk, done, msg_id=subject, first=self._again)
         await self._publisher.wait_room()
 
+    def _check(self) -> None:
+        """Raise the engine's refusal. A new error each time: one that is kept would hold the frames that it came through, and with
+        them views of the caller's memory in a circle, which Python 3.11 cannot collect without a crash.
+        """
+        if self._error is not None:
+            raise type(self._error)(*self._error.args)
+
     async def finish(self) -> None:
         """Store the rest and wait for every answer. Raises `EngineFull`, `StoreFailed`."""
         if self._buffer or not self._count:
@@ -76,8 +82,7 @@ class Writer:
             self._buffer.clear()
         for _ in range(limits.BLOB_CHUNKS_AHEAD):
             await self._room.acquire()
-        if self._error is not None:
-            raise self._error
+        self._check()
 
 
 async def read(connection: Connection, owner: str, blob_id: str, size: int) -> AsyncIterator[bytes | memoryview]:

@@ -190,10 +190,10 @@ class SimClient(Storing):
         """As `farmhand.client.inputs.Freight`: values that are known go into the message."""
         feeds = []
         for index, task in enumerate(batch.tasks):
-            if task is None or not task.cargo.inputs:
+            if task is None or not call_of(task).inputs:
                 continue
             places = []
-            for call in task.cargo.inputs:
+            for call in call_of(task).inputs:
                 if call.value is not None:
                     places.append(len(body))
                     body.append(call.value)
