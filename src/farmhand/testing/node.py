@@ -154,7 +154,8 @@ class SimNode(Storing):
             mark = Mark(0, Kind.ENVIRONMENT, "its Python does not run")
             now = self.world.schedule.now
             self.carry_out(self.holder.on_slot_lost(slot.number, -1, mark, now, stillborn=True))
-            self.after(limits.SLOT_RESTART_S, slot.start)
+            if slot.number < self.places:  # a spare is started when one is wanted
+                self.after(limits.SLOT_RESTART_S, slot.start)
             return
         slot.start(wanted)
         self._run(held)
