@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import mmap
 import queue
 import threading
 from collections.abc import Callable, Coroutine
@@ -19,6 +18,7 @@ from farmhand.client.inputs import Source
 from farmhand.client.large import Large, remove_file
 from farmhand.client.verdict import End, raised, task_error
 from farmhand.code.container import load_path, load_view
+from farmhand.code.memory import fresh_view
 from farmhand.code.values import load_from, unpack_result, unpack_values
 from farmhand.core import session as core
 from farmhand.core.family import Child
@@ -336,7 +336,7 @@ class ChunkPipe:
     def load_mapped(self, size: int) -> Any:
         """The same for one with buffers behind the pickle: they are used where they arrive."""
         try:
-            memory = memoryview(mmap.mmap(-1, size))
+            memory = fresh_view(size)
             if self.readinto(memory) < size:
                 raise EOFError("a value ends too early")
             return load_view(memory)

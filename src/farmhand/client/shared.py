@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import pickle
 import threading
 import time
@@ -16,6 +15,7 @@ from farmhand.client.inputs import Source
 from farmhand.client.large import Large, LateUpload, Uploader, remove_file
 from farmhand.code import inputs as code_inputs
 from farmhand.code.container import write_mapped
+from farmhand.code.memory import view_of
 from farmhand.code.values import Buffer, estimate_size, pack_value
 from farmhand.model import limits
 
@@ -187,7 +187,7 @@ def _holds(source: Source, view: memoryview) -> bool:
     """Whether the file of a source has these bytes."""
     assert source.large is not None
     try:
-        with Path(source.large.path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stored:
+        with Path(source.large.path).open("rb") as file, view_of(file, writable=False) as stored:
             pieces = range(0, view.nbytes, _COMPARED_BYTES)
             return all(stored[at : at + _COMPARED_BYTES] == view[at : at + _COMPARED_BYTES].tobytes() for at in pieces)
     except (OSError, ValueError):

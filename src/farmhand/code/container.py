@@ -6,7 +6,6 @@ large buffers is a pickle and nothing else.
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickle
 import struct
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from farmhand.code.limits import MAPPED_BYTES_MIN
+from farmhand.code.memory import view_of
 from farmhand.code.values import Buffer, load_from, note_result, write_value
 
 _MAGIC: Final = b"\nbuffers:farmhand"  # no pickle ends like this, but with a dot
@@ -72,8 +72,7 @@ def load_mapped(file: Any, *, writable: bool) -> Any:
     if size >= _TAIL.size:
         file.seek(size - _TAIL.size)
         if file.read(_TAIL.size).endswith(_MAGIC):
-            access = mmap.ACCESS_COPY if writable else mmap.ACCESS_READ
-            return load_view(memoryview(mmap.mmap(file.fileno(), 0, access=access)))
+            return load_view(view_of(file, writable=writable))
     file.seek(0)
     return load_from(file)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from farmhand.code.container import load_mapped
+from farmhand.code.memory import view_of
 from farmhand.code.values import Entry
 from farmhand.errors import InputLost
 from farmhand.model.messages import Feed, Work
@@ -61,7 +61,7 @@ class Feeding:
     def memory(self, place: int) -> memoryview:
         """Memory of an argument, as it was stored; what a call writes to it, it writes to pages of its own."""
         with self._open(place) as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            return view_of(file, writable=True)
 
     def _open(self, place: int) -> BinaryIO:
         try:
