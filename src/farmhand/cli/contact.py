@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -26,9 +27,25 @@ class Contact:
     async def __aexit__(self, *_: object) -> None:
         await self.connection.close()
 
-    async def ask(self, verb: str, body: bytes = b"") -> dict[str, Any]:
-        """What the steward answers, and where that is."""
+    async def answer(self, verb: str, body: bytes = b"") -> Any:
+        """What the steward answers. Raises as `ask_steward`."""
         from farmhand.engine.asking import ask_steward
 
-        report: dict[str, Any] = await ask_steward(self.connection, verb, body)
+        return await ask_steward(self.connection, verb, body)
+
+    async def ask(self, verb: str, body: bytes = b"") -> dict[str, Any]:
+        """What the steward answers, and where that is."""
+        report: dict[str, Any] = await self.answer(verb, body)
         return {"address": str(self.connection.options.address), **report}
+
+
+def ask_once(farm: str | None, verb: str, body: bytes = b"") -> Any:
+    """The answer to one request, for a command that has no event loop."""
+    from farmhand.home.process import new_loop
+
+    async def ask() -> Any:
+        async with Contact(farm) as contact:
+            return await contact.answer(verb, body)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(ask())

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from farmhand.cli.contact import ask_once
 from farmhand.cli.main import farm_option, json_option
 
 
@@ -23,14 +24,13 @@ def command(which: tuple[str, ...], retry: bool, forget: bool, farm: str | None,
     With --retry they run again as they were submitted: a named session's in it, others in the session `retries`, where
     `farmhand sessions show retries` and Farm(...).attach("retries") find the outcomes.
     """
-    from farmhand.client.contact import ask_farm
     from farmhand.model.messages import encode
     from farmhand.model.named import FailedRequest
 
     if retry and forget:
         raise click.UsageError("--retry runs them again and forgets them then; write one of the two")
     verb = "failed-retry" if retry else "failed-forget" if forget else "failed"
-    found = ask_farm(farm, verb, encode(FailedRequest(which)))
+    found = ask_once(farm, verb, encode(FailedRequest(which)))
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from farmhand.cli.contact import ask_once
 from farmhand.cli.main import farm_option, json_option
 
 
@@ -24,9 +25,7 @@ def command(ctx: click.Context) -> None:
 @json_option
 def ls(farm: str | None = None, as_json: bool = False) -> None:
     """All sessions, and how far they are."""
-    from farmhand.client.contact import ask_farm
-
-    found = sorted(ask_farm(farm, "sessions"), key=lambda state: state["name"])
+    found = sorted(ask_once(farm, "sessions"), key=lambda state: state["name"])
     if as_json:
         click.echo(json.dumps([_more(state) for state in found]))
     elif not found:
@@ -42,12 +41,11 @@ def ls(farm: str | None = None, as_json: bool = False) -> None:
 def show(name: str, farm: str | None, as_json: bool) -> None:
     """One session, and which of its tasks failed."""
     from farmhand.cli.failed import print_failed
-    from farmhand.client.contact import ask_farm
     from farmhand.model.messages import encode
     from farmhand.model.named import FailedRequest
 
     state = _more(_session(farm, name))
-    failed = ask_farm(farm, "failed", encode(FailedRequest((state["session"],))))
+    failed = ask_once(farm, "failed", encode(FailedRequest((state["session"],))))
     if as_json:
         click.echo(json.dumps({**state, "failures": failed}))
         return
@@ -84,20 +82,17 @@ def change(name: str, keep: str | None, stored_max: str | None, result_max: str 
 @json_option
 def rm(names: tuple[str, ...], farm: str | None, as_json: bool) -> None:
     """Stop sessions, and forget their tasks and outcomes."""
-    from farmhand.client.contact import ask_farm
-
     for name in names:
-        ask_farm(farm, "session-rm", name.encode())
+        ask_once(farm, "session-rm", name.encode())
     click.echo(json.dumps({"removed": list(names)}) if as_json else f"Removed {', '.join(names)}.")
 
 
 def _session(farm: str | None, name: str, **options: Any) -> dict[str, Any]:
-    from farmhand.client.contact import ask_farm
     from farmhand.client.options import SessionOptions
     from farmhand.model.messages import encode
 
     request = SessionOptions(name, create=False, **options).request()
-    found: dict[str, Any] = ask_farm(farm, "session", encode(request))
+    found: dict[str, Any] = ask_once(farm, "session", encode(request))
     return found
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from farmhand import errors
 from farmhand.client.remote import remote_login
-from farmhand.engine.asking import ask_steward
-from farmhand.engine.connection import Connection
 from farmhand.engine.options import Options
 from farmhand.home import lock, paths
-from farmhand.home.process import new_loop
 from farmhand.home.settings import chosen_farm
 
 
@@ -42,18 +38,3 @@ def meant_farm(given: str | None = None) -> Meant:
     connect, spool = remote_login(text)
     is_own = running is not None and (text == running.address or bool(spool))
     return Meant(running.address if running is not None and is_own else text, connect, own if is_own else None)
-
-
-def ask_farm(given: str | None, verb: str, body: bytes = b"") -> Any:
-    """One request to the steward of the farm that is meant. Raises as `meant_farm` and `ask_steward`."""
-    meant = meant_farm(given)
-
-    async def ask() -> Any:
-        connection = await Connection.open(meant.connect())
-        try:
-            return await ask_steward(connection, verb, body)
-        finally:
-            await connection.close()
-
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(ask())

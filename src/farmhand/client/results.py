@@ -95,15 +95,14 @@ class Results:
         packed: list[tuple[FarmFuture[Any], Any]] = []
         for task, position in effect.values:
             future: FarmFuture[Any] = task.cargo
+            entry = body.entries[position] if position < len(body.entries) else b""
             if type(task.cargo) is Child and self.children is not None:
-                entry = body.entries[position] if position < len(body.entries) else b""
                 self.children.on_value(
                     task.cargo, entry, None if entry is not None else body.blobs.pop(task.index, None)
                 )
                 continue
             if type(future._entry) is Large:
                 self.forget(future._entry)
-            entry = body.entries[position] if position < len(body.entries) else b""
             if type(entry) is tuple:
                 ready.append((future, entry[0]))
             elif entry is None:
@@ -114,10 +113,7 @@ class Results:
             settle(ready)
         note_packed(packed)
         for future, entry in packed:
-            if len(entry) > _DECODE_INLINE_BYTES:
-                self._later(future, asyncio.to_thread(self._open, future, functools.partial(unpack_result, entry)))
-            else:
-                self._open(future, functools.partial(unpack_result, entry))
+            self.take(future, entry, None)
 
     def _on_large(self, future: FarmFuture[Any], name: str, ref: BlobRef | None) -> None:
         """A large value is there. Unless somebody has asked for it, it stays there: it may only serve other calls."""

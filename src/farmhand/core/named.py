@@ -67,6 +67,11 @@ class _Block:
         self.loaded = False  # its tasks are in memory
 
     @property
+    def decided(self) -> bool:
+        """Nothing of it is to be run any more."""
+        return self.done == (1 << self.count) - 1
+
+    @property
     def over(self) -> bool:
         return 0 < self.count <= self.settled
 
@@ -174,7 +179,7 @@ class NamedSession:
         found.count, found.lane = block.count, block.lane.id
         found.bytes += size
         self._order.append(sequence)
-        if found.done == (1 << found.count) - 1:
+        if found.decided:
             self._advance()
             return
         self.core.window(block.lane)  # `on_slots` may come before anything is sent there
@@ -239,17 +244,13 @@ class NamedSession:
         for name, lane in self._lanes.items():
             if lane.fetching or lane.tasks >= limits.BLOCK_AHEAD_TASKS // 2 or not lane.has_room():
                 continue
-            while lane.parked and (lane.parked[0] not in self._blocks or self._all_done(lane.parked[0])):
+            while lane.parked and (lane.parked[0] not in self._blocks or self._blocks[lane.parked[0]].decided):
                 lane.parked.popleft()
             if lane.parked:
                 lane.fetching = True
                 self._fetching[lane.parked[0]] = name
                 effects.append(Fetch(lane.parked.popleft()))
         return effects
-
-    def _all_done(self, sequence: int) -> bool:
-        block = self._blocks[sequence]
-        return block.done == (1 << block.count) - 1
 
     # ---- outcomes
 

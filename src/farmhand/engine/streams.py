@@ -194,6 +194,12 @@ async def message_at(connection: Connection, stream: str, sequence: int, subject
     return await _message(connection, stream, body)
 
 
+async def oldest_work(connection: Connection, lane: str, session: str) -> int:
+    """The sequence of a session's oldest work in a lane, 0 when there is none. A message that runs is still there."""
+    message = await message_at(connection, subjects.WORK, 1, subjects.work(lane, session))
+    return message.sequence if message is not None else 0
+
+
 async def last_message(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
     """The last message of a subject; None when it has none."""
     return await _message(connection, stream, {"last_by_subj": subject})

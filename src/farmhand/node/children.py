@@ -7,7 +7,6 @@ loses nothing, and ends with its task. User code gets no right by it: which sess
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections import deque
 from pathlib import Path
@@ -232,15 +231,14 @@ class Children:
 
     async def _fetch(self, line: Line, events: tuple[Event, ...]) -> None:
         """Large outcomes become files that the slot can open."""
-        spool, agent = self._agent.spool, self._agent
+        spool = self._agent.spool
         for event in events:
             if (ref := event.blob) is None or ref.path or line.over:
                 continue
             path = spool.folder / f"c-{line.run}-{event.number}"
             line.paths.add(str(path))
-            fetch = functools.partial(spool.fetch, line.held.work.session, ref, path)
             try:
-                await blobs.patiently(agent.connection, fetch)
+                await spool.fetch(line.held.work.session, ref, path)
             except (errors.FarmhandError, OSError, TimeoutError) as error:
                 event.what, event.kind, event.blob = What.REFUSED, "ResultUndecodable", None
                 event.text = f"the task succeeded, but its value could not be fetched: {error}"

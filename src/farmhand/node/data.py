@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,16 +60,14 @@ class Spool:
                 continue
             path = self.folder / f"a-{name}-{ref.index}"
             found[ref.index] = str(path)
-            await blobs.patiently(
-                self._connection, functools.partial(fetch_blob, self._connection, work.session, ref, path)
-            )
+            await self.fetch(work.session, ref, path)
         for claimed in inputs:
             with contextlib.suppress(errors.StoreFailed):  # it is gone: the slot names it to the calls that need it
                 await self._inputs.wait(claimed)
 
-    async def fetch(self, session: str, ref: BlobRef, path: Path, number: int) -> None:
-        """Read a blob into a file. Raises `StoreFailed` when it is not in the engine."""
-        await fetch_blob(self._connection, session, ref, path, number)
+    async def fetch(self, session: str, ref: BlobRef, path: Path) -> None:
+        """See `fetch_blob`."""
+        await fetch_blob(self._connection, session, ref, path)
 
     async def upload(self, name: str, work: Work, files: Iterable[tuple[int, str, int, bool]]) -> tuple[BlobRef, ...]:
         """Send a batch's large results; waits for an engine that is away or full. Raises `OSError`."""

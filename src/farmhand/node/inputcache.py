@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections import OrderedDict
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class InputCache:
 
     async def _fetch(self, session: str, ref: BlobRef, path: Path) -> None:
         try:
-            await blobs.patiently(self._connection, functools.partial(fetch_blob, self._connection, session, ref, path))
+            await fetch_blob(self._connection, session, ref, path)
         except BaseException:
             await asyncio.to_thread(path.unlink, missing_ok=True)  # half a value must not be taken for one
             raise
@@ -93,8 +92,12 @@ def _is_well(fetching: asyncio.Task[None]) -> bool:
     return not fetching.cancelled() and fetching.exception() is None
 
 
-async def fetch_blob(connection: Connection, session: str, ref: BlobRef, path: Path, _number: int = 0) -> None:
-    """Write a blob of a session into a file. Raises `StoreFailed` when it is gone."""
-    with path.open("wb") as file:
-        async for chunk in blobs.read(connection, session, ref.id, ref.size):
-            await asyncio.to_thread(file.write, chunk)
+async def fetch_blob(connection: Connection, session: str, ref: BlobRef, path: Path) -> None:
+    """Write a blob of a session into a file, over outages of the engine. Raises `StoreFailed` when it is gone."""
+
+    async def attempt(_number: int) -> None:
+        with path.open("wb") as file:
+            async for chunk in blobs.read(connection, session, ref.id, ref.size):
+                await asyncio.to_thread(file.write, chunk)
+
+    await blobs.patiently(connection, attempt)

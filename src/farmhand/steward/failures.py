@@ -84,7 +84,6 @@ class Failures:
         if kept.id != failed.session:  # what its session left in slots is not there any more
             profile = msgspec.structs.replace(profile, state=State(process=profile.state.process), local=False)
         block = msgspec.structs.replace(failed.block, session=kept.id, profile=profile)
-        await self._care.need_lane(block.lane)
         await self._care.publisher.store(
             subjects.backlog(kept.id, block.lane.id), messages.pack(block, body), msg_id=f"retry.{sequence}",
             headers={HEADER: heading(1, profile.name)},

@@ -273,10 +273,9 @@ class Kept:
     async def _check_lane(self, lane: LaneId) -> None:
         asked_at = self._loop.time()
         try:
-            message = await streams.message_at(self._care.connection, subjects.WORK, 1, subjects.work(lane, self.id))
+            oldest = await streams.oldest_work(self._care.connection, lane, self.id)
         except (errors.EngineError, TimeoutError):
             return
-        oldest = message.sequence if message is not None else 0
         self._do(self.core.on_lane_checked(lane, asked_at, oldest), None)
         self._go_on()
 

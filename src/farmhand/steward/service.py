@@ -321,6 +321,10 @@ class Steward:
                 answer = Answer(error=str(error), kind=type(error).__name__)
             except (TimeoutError, msgspec.MsgspecError) as error:
                 answer = Answer(error=f"{type(error).__name__}: {error}", kind="EngineError")
+            except Exception as error:  # whoever asks must not wait for an answer that never comes
+                log.exception("a request on %s failed", msg.subject)
+                text = f"the steward failed ({type(error).__name__}: {error}); its log has the traceback"
+                answer = Answer(error=text, kind="EngineError")
             self.connection.publish(msg.reply, messages.encode(answer))
 
         return lambda msg: self._spawn(respond(msg)) if msg.reply else None
@@ -348,10 +352,9 @@ class Steward:
         return self.membership.table()
 
     async def _oldest(self, msg: Msg) -> int:
-        """The sequence of a session's oldest work in a lane, 0 when the engine holds none. A message that runs is still there."""
+        """See `streams.oldest_work`."""
         lane, _, session = bytes(msg.data).decode().partition(" ")
-        message = await streams.message_at(self.connection, subjects.WORK, 1, subjects.work(lane, session))
-        return message.sequence if message is not None else 0
+        return await streams.oldest_work(self.connection, lane, session)
 
     async def _status(self, _msg: Msg) -> Any:
         report = await status_report(self.connection, self.membership, self._loop.time())

@@ -59,6 +59,15 @@ class Meeting:
         self.visitors.append(visitor)
         return visitor
 
+    def words(self, count: int) -> list[str]:
+        """What the next `count` tasks say, in the order of their arrival; each goes on at once."""
+        said = []
+        for _ in range(count):
+            visitor = self.wait()
+            said.append(visitor.word)
+            visitor.release()
+        return said
+
     def nobody_came(self) -> bool:
         """Whether no task knocks at this moment."""
         self._server.settimeout(0.0)

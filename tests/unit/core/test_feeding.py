@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from tests.unit.core.effects import Effects, all_seen
+from tests.unit.core.effects import Effects
 
 from farmhand.core.feeding import Unfed
 from farmhand.core.session import Delivered, Ended, Send, Session, Stop
@@ -15,12 +13,6 @@ from farmhand.model.outcome import Kind, Mark
 from farmhand.model.retry import Retry
 
 LANE = Lane()
-
-
-@pytest.fixture
-def seen() -> Iterator[Effects]:
-    with all_seen() as effects:
-        yield effects
 
 
 @pytest.fixture

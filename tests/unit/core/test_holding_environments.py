@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from tests.unit.core.effects import Effects, all_seen
+from tests.unit.core.effects import Effects
 from tests.unit.core.test_holding import DEATH, NARROW, URGENT, WIDE, Node, kinds
 
 from farmhand.core.holding import Ack, Finish, Held, Start
@@ -14,12 +12,6 @@ from farmhand.model import limits
 from farmhand.model.outcome import Kind, Mark
 
 UNFIT = Mark(0, Kind.ENVIRONMENT, "its Python does not run")
-
-
-@pytest.fixture
-def seen() -> Iterator[Effects]:
-    with all_seen() as effects:
-        yield effects
 
 
 def finish(node: Node, held: Held, now: float = 0.0) -> list[Held]:

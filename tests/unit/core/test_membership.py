@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.core.effects import Effects, all_seen
+from tests.unit.core.effects import Effects
 
 from farmhand.core import membership
 from farmhand.core.membership import (
@@ -21,12 +20,6 @@ from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, NodeBeat, SessionBeat
 from farmhand.model.needs import Lane, Need
-
-
-@pytest.fixture
-def seen() -> Iterator[Effects]:
-    with all_seen() as effects:
-        yield effects
 
 
 @pytest.fixture

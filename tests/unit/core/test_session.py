@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.core.effects import Effects, all_seen
+from tests.unit.core.effects import Effects
 
 from farmhand.core.session import CheckLane, Delivered, Ended, Running, Send, Session, Stop
 from farmhand.core.tasks import Batch, Group, Task, TaskState
@@ -16,12 +15,6 @@ from farmhand.model.outcome import Kind, Mark
 from farmhand.model.retry import Retry
 
 LANE = Lane()
-
-
-@pytest.fixture
-def seen() -> Iterator[Effects]:
-    with all_seen() as effects:
-        yield effects
 
 
 @pytest.fixture
