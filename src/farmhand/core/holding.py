@@ -127,11 +127,12 @@ class Holder:
         return [] if refused else self.plan()
 
     def plan(self) -> list[Effect]:
-        """Requests to make now. The number of messages that can arrive stays near the node's share."""
+        """Requests to make now. What can arrive beyond the node's share is one message of each lane."""
         if self.leaving or not self._lanes:
             return []
         queued = sum(map(self.lending.deep_enough, self.queue))  # others may stand before those that can start
-        room = self.share - queued - sum(p.asking for p in self._lanes.values())
+        share = self.share
+        room = share - queued - sum(p.asking for p in self._lanes.values())
         if len(self._lanes) == 1:
             return self._plan_single(next(iter(self._lanes.values())), room)
         effects: list[Effect] = []
@@ -141,11 +142,13 @@ class Holder:
                 pulls.asking += 1
                 room -= 1
                 effects.append(Pull(pulls.lane.id, wait=False))
-        if room > 0:
-            for pulls in self._lanes.values():
-                if not pulls.open:
+        if share:
+            # Also without room a lane is listened to, or work in it would wait until all that is known elsewhere is done.
+            heard = set() if room > 0 else {held.lane for held in self.queue}
+            for lane, pulls in self._lanes.items():
+                if not pulls.open and not pulls.pending and lane not in heard:
                     pulls.open = 1
-                    effects.append(Pull(pulls.lane.id, wait=True))
+                    effects.append(Pull(lane, wait=True))
         return effects
 
     def _plan_single(self, pulls: LanePulls, room: int) -> list[Effect]:
@@ -441,6 +444,8 @@ class Holder:
     def _hand_back(self, held: Held) -> Nak:
         """Nothing of it was started: let others have it. Orders that came for it are kept, it may come again."""
         self._abandon(held)
+        if pulls := self._lanes.get(held.lane):
+            pulls.pending = max(1, pulls.pending)  # it is there when there is room
         if held.dropped:
             self._bury(held.work.token).update(held.dropped)
         return Nak(held)

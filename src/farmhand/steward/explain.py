@@ -24,7 +24,9 @@ async def explain(connection: Connection, membership: Membership, text: str, now
     Raises: `BadOption` when several sessions begin so, `EngineError`, `TimeoutError`.
     """
     budget = Budget()
-    lanes = [await lane_facts(connection, state, limits.EXPLAIN_MAX, budget) for state in membership.lanes.values()]
+    lanes = [
+        await lane_facts(connection, state, limits.EXPLAIN_MAX, budget) for state in list(membership.lanes.values())
+    ]
     known = {*membership.sessions, *(session for lane in lanes for session in lane.sessions)}
     asked = understand(text, known)
     found: list[dict[str, Any]] = []

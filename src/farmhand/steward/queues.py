@@ -96,7 +96,7 @@ async def peek(connection: Connection, subject: str, limit: int, budget: Budget,
 async def queues_report(connection: Connection, membership: Membership) -> dict[str, Any]:
     """Every lane, as plain data. Keys are stable: docs/reference/cli.md."""
     budget = Budget()
-    facts = [await lane_facts(connection, state, limits.PEEK_MAX, budget) for state in membership.lanes.values()]
+    facts = [await lane_facts(connection, state, limits.PEEK_MAX, budget) for state in list(membership.lanes.values())]
     return {"lanes": [lane_document(lane) for lane in facts]}
 
 

@@ -16,7 +16,7 @@ from farmhand.model.version import VERSION
 async def status_report(connection: Connection, membership: Membership, now: float) -> dict[str, Any]:
     """Nodes, sessions, lanes and the engine's streams, as plain data. Keys are stable: docs/reference/cli.md."""
     lanes = []
-    for lane_id, known in membership.lanes.items():
+    for lane_id, known in list(membership.lanes.items()):  # others are made while the engine is asked
         info = await streams.lane_info(connection, lane_id) or {}
         lanes.append({
             "id": lane_id, "needs": [str(n) for n in known.lane.needs], "python": known.lane.python,

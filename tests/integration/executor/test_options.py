@@ -12,7 +12,6 @@ from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 
 from farmhand import Farm, Retry, errors
 from farmhand.client.options import TaskOptions
-from farmhand.model import limits
 from farmhand.model.needs import Lane
 
 
@@ -92,22 +91,26 @@ def test_a_task_of_two_cpus_has_two_slots_to_itself(farm: Farm, meeting: Meeting
 def test_higher_priority_goes_first(farm: Farm, meeting: Meeting) -> None:
     blockers = [farm.submit(arrive, meeting.place, "first") for _ in range(2)]
     visitors = [meeting.wait(), meeting.wait()]
-    low = [farm.options(priority=-10).submit(arrive, meeting.place, "low") for _ in range(20)]
+    low = [farm.options(priority=-10).submit(arrive, meeting.place, "low") for _ in range(100)]
     high = [farm.options(priority=10).submit(arrive, meeting.place, "high") for _ in range(2)]
     pause = threading.Event()
     while {lane["priority"] for lane in farm.status()["lanes"] if lane["waiting"] + lane["taken"]} != {-10, 0, 10}:
         pause.wait(0.02)  # until some of each have been sent
-    words = []
     for visitor in visitors:
         visitor.release()
-    for _ in range(22):
-        visitor = meeting.wait()
-        words.append(visitor.word)
-        visitor.release()
+    words = meeting.words(102)
     for future in blockers + low + high:
         future.result(PATIENCE_S)
-    # What the node had in hand already, or had asked for, may go first; and a loaded machine is late to ask again.
-    assert max(i for i, word in enumerate(words) if word == "high") <= 4 * limits.BATCHES_PER_SLOT, words
+    # What the node had in hand already, or had asked for, goes first; a loaded machine is late to ask for more.
+    assert words[22:] == ["low"] * 80, words
+
+
+def test_the_farm_can_be_looked_at_while_lanes_are_made(farm: Farm) -> None:
+    for priority in range(30):
+        future = farm.options(priority=priority).submit(double, priority)
+        for question in ("status", "queues", "explain"):
+            farm._driver.ask(question)
+        assert future.result(PATIENCE_S) == 2 * priority
 
 
 def test_what_no_node_offers_waits_and_can_be_cancelled(farm: Farm, caplog: pytest.LogCaptureFixture) -> None:

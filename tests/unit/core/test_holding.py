@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.core.effects import Effects, all_seen
+from tests.unit.core.effects import Effects
 
 from farmhand.core import holding
 from farmhand.core.holding import Ack, Drop, Finish, Held, HeldState, Holder, KillSlot, Nak, Pull, Retract, Start
@@ -17,12 +16,6 @@ NARROW = Lane()
 WIDE = Lane((Need("cpus", "=", "2"),))
 URGENT = Lane(priority=9)
 DEATH = Mark(0, Kind.CRASHED, "killed by SIGKILL", None, 9, ("last words",), 5)
-
-
-@pytest.fixture
-def seen() -> Iterator[Effects]:
-    with all_seen() as effects:
-        yield effects
 
 
 def work(token: int = 1, count: int = 1, session: str = "k1", state: State = State(), environment: str = "") -> Work:  # noqa: B008
@@ -157,7 +150,36 @@ def test_of_many_lanes_those_known_to_have_work_are_asked_first(seen: Effects) -
     seen.take(Start)
     assert node.pulls == [Pull(URGENT.id, wait=False)]
     node.tell(node.holder.on_pull_ended(URGENT.id, wait=False))  # somebody was quicker
-    assert node.pulls[1:] == [Pull(NARROW.id, wait=False)]
+    assert node.pulls[1:] == [Pull(NARROW.id, wait=False), Pull(URGENT.id, wait=True)]
+
+
+def test_a_lane_is_listened_to_while_another_has_work_for_all_slots(seen: Effects) -> None:
+    node = Node(seen, lanes=(NARROW,))
+    for sequence in (1, 2):
+        node.tell(node.holder.on_message(NARROW.id, sequence, work(sequence), 99, 0.0, None, wait=True))
+        seen.take_all(Start)
+    node.pulls.clear()
+    node.tell(node.holder.on_lanes([NARROW, URGENT]))
+    assert node.pulls == [Pull(URGENT.id, wait=True)]
+    node.pulls.clear()
+    node.tell(node.holder.on_message(URGENT.id, 3, work(3), 0, 0.0, None, wait=True))
+    node.tell(node.holder.on_reported(0, 1, 0.1))
+    assert seen.take(Start).held.lane == URGENT.id  # and now that none of it is in hand, the lane is listened to again
+    assert node.pulls == [Pull(URGENT.id, wait=True)]
+
+
+def test_what_was_handed_back_is_asked_for_when_there_is_room_and_not_before(seen: Effects) -> None:
+    node = Node(seen, lanes=(NARROW, URGENT))
+    for sequence, lane in ((1, URGENT), (2, URGENT), (3, NARROW)):
+        node.tell(node.holder.on_message(lane.id, sequence, work(sequence), 0, 0.0, None, wait=True))
+        seen.take_all(Start)
+    node.pulls.clear()
+    node.tell(node.holder.on_tick(limits.SURPLUS_S))
+    assert seen.take(Nak).held.lane == NARROW.id
+    assert not [pull for pull in node.pulls if pull.lane == NARROW.id]
+    node.tell(node.holder.on_reported(0, 1, 0.1))
+    assert seen.take(Start).held.lane == URGENT.id
+    assert Pull(NARROW.id, wait=False) in node.pulls
 
 
 def test_a_lane_can_go_and_one_too_wide_is_never_served(seen: Effects) -> None:
