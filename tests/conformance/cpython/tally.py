@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Final
@@ -58,7 +59,7 @@ class Tally:
     def write(self, folder: Path) -> None:
         """Leaves a record for whoever runs several interpreters."""
         facts = {"ran": self.complete, "summary": self.summary}
-        path = folder / f"cpython-executor-{platform.python_version()}-{id(self)}.json"
+        path = folder / f"cpython-executor-{platform.python_version()}-{os.getpid()}.json"
         path.write_text(json.dumps(facts), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A farm of processes that all of these tests share, sessions with names of their own, and a look into the engine's streams."""
+"""A farm of processes that a module's tests share, sessions with names of their own, and a look into the engine's streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Open = Callable[..., Session]
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarmProcess]:
     """A farm of two slots, as `farmhand up` runs it."""
     mark, home = uuid.uuid4().hex, tmp_path_factory.mktemp("farm home")

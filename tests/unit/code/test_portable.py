@@ -31,7 +31,7 @@ def made_module() -> types.ModuleType:
     "value",
     [5, "text", [1, {"a": (2.0, None)}], print, len, dict, PurePosixPath("/a"), functools.partial(print, 1), FarmhandError("x"),
      np.arange(3), functools.lru_cache, check_portable, types],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )  # fmt: skip
 def test_data_and_what_has_a_name_elsewhere(value: Any) -> None:
     check_portable(value, "3.11", "3.12")
