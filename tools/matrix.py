@@ -26,9 +26,9 @@ from environment import ROOT, python_of
 RESULTS: Final = ROOT / ".test-results"
 PROBE: Final = "import sys, venv, ensurepip; print(*sys.version_info[:2], sys.version_info.releaselevel)"
 PROBE_SECONDS: Final = 30
-# The tests wait more than they compute: two processes take little more than half the time of one. A file stays whole, for it
-# shares a farm, and the order is kept, for the long ones come first.
-SIDE_BY_SIDE: Final = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+# The tests wait more than they compute. A file stays whole, for it shares a farm, and the order is kept: the long ones come first.
+PROCESSES: Final = min(4, (os.cpu_count() or 1) + 1)
+SIDE_BY_SIDE: Final = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder")
 # pytest's own code for "no test was collected".
 NOTHING_COLLECTED: Final = 5
 

@@ -123,7 +123,8 @@ async def _wait_ready(host: Host, content: FarmFile) -> tuple[bool, dict[str, An
                         if state is not None and len(connection.servers.living) < SERVERS and not state["quorum"]:
                             return True, state
                     status = await ask_steward(connection, "status", timeout=1.0)
-                    if sum(node["ready"] for node in status["nodes"]) >= sum(host.config.nodes):
+                    slots = sum(node["ready"] for node in status["nodes"])
+                    if slots >= sum(host.config.nodes) and (state is None or state["quorum"]):
                         return True, state
                 await asyncio.sleep(_LOOK_S)
         finally:

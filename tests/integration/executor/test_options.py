@@ -118,7 +118,9 @@ def test_what_no_node_offers_waits_and_can_be_cancelled(farm: Farm, caplog: pyte
     assert farm.submit(double, 1).result(PATIENCE_S) == 2
     assert not future.running()
     assert future.cancel()
-    assert any("unobtainium" in lane["needs"] and lane["lacking"] for lane in farm.status()["lanes"])
+    pause = threading.Event()
+    while not any("unobtainium" in lane["needs"] and lane["lacking"] for lane in farm.status()["lanes"]):
+        pause.wait(0.02)  # until the lane is there
 
 
 def test_a_python_that_no_node_offers_is_an_error(farm: Farm) -> None:
