@@ -159,7 +159,7 @@ BLOCK_AHEAD_TASKS: Final = 4096  # of a lane that a caretaker keeps in memory; i
 STOP_TASKS_MAX: Final = 4096  # tasks in one request to stop them
 BLOCK_AHEAD_BYTES: Final = 16 * MB  # the same in bytes
 SETTLED_PURGE: Final = 256  # reports that were copied into records before the engine forgets them
-SESSION_SWEEP_S: Final = 60.0  # how often sessions are looked at that nobody has used for long
+SESSION_SWEEP_S: Final = 60.0  # how often sessions are looked at that nobody has used for long; sooner if kept for less
 ATTACH_S: Final = 0.5  # the longest that attaching waits for the outcomes known so far; the others come later
 DETACH_S: Final = 30.0  # the longest that an ending client waits for an engine that does not store what it submitted
 
