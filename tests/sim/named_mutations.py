@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from tests.sim.mutations import Mutation
 
+from farmhand.core.copies import Copies
 from farmhand.core.named import NamedSession, Store, _Block
 from farmhand.model.named import Settled
 
@@ -103,7 +104,17 @@ def blocks_are_read_again(original: Any) -> Any:
     return on_fetched
 
 
+def no_copy(_original: Any) -> Any:
+    return lambda self, name, sequence: False
+
+
+def nothing_is_missing(_original: Any) -> Any:
+    return lambda self, after: range(0)
+
+
 NAMED_MUTATIONS: Final = (
+    Mutation("that a second copy of a block is known", Copies, "is_copy", no_copy),
+    Mutation("the look for copies before what was read", Copies, "missing", nothing_is_missing),
     Mutation("the claim of work that is out", NamedSession, "claim_work", nothing),
     Mutation("the claim of reports that nobody has read", NamedSession, "claim_report", nothing),
     Mutation("that a claimed block is never parked", NamedSession, "_is_claimed", claimed_may_be_parked),

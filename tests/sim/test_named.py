@@ -29,6 +29,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
+        self.luck = random.Random(f"copies {seed}")
         self.now = 0.0
         self.sequence = 0
         self.blocks: dict[int, tuple[Block, list[Any]]] = {}
@@ -40,6 +41,8 @@ class World:
         self.runs: Counter[Place] = Counter()
         self.excused: Counter[Place] = Counter()
         self.values: dict[Place, set[Any]] = {}
+        self.names: dict[int, str] = {}  # the ids of blocks
+        self.copies: set[int] = set()  # blocks that are stored a second time
         self.quiet = False  # no faults any more
         self.lives = 0
         self.live()
@@ -81,7 +84,12 @@ class World:
         if sequence:
             self.read = sequence
             block, entries = self.blocks[sequence]
-            self.core.on_block(sequence, block, entries, 1)
+            if missing := self.core.copies.missing(block.after):
+                found: dict[str, int] = {}
+                for earlier in sorted(s for s in self.blocks if s in missing):
+                    found.setdefault(self.names[earlier], earlier)
+                self.core.copies.on_earlier(missing, found)
+            self.core.on_block(sequence, block, entries, 1, self.names[sequence])
             self.core.core.on_slots(block.lane.id, 1)
             self.plan()
         return bool(sequence)
@@ -160,8 +168,18 @@ class World:
         profile, retry = self.chance.choice(GROUPS)
         count = self.chance.randint(1, 6)
         sequence = self.next()
-        block = Block(messages.PROTOCOL, "n", count, profile, self.chance.choice(LANES), retry)
+        after = max((s for s in self.blocks if self.luck.random() < 0.7), default=0)  # it has not heard of all
+        block = Block(messages.PROTOCOL, "n", count, profile, self.chance.choice(LANES), retry, after=after)
         self.blocks[sequence] = (block, [f"{sequence}.{index}".encode() for index in range(count)])
+        self.names[sequence] = f"id {sequence}"
+        if self.luck.random() < 0.1:
+            self.repeat()
+
+    def repeat(self) -> None:
+        """A client stores a block once more that the engine has, and does not know any more to have."""
+        first, sequence = self.luck.choice(list(self.blocks)), self.next()
+        self.blocks[sequence], self.names[sequence] = self.blocks[first], self.names[first]
+        self.copies.add(sequence)
 
     def take(self) -> None:
         """A node runs a batch; its reports come in one or two parts."""
@@ -302,7 +320,8 @@ def check_seed(seed: int) -> None:
     world.storm(400)
     world.settle()
     outcomes = world.outcomes()
-    for sequence, (block, _) in world.blocks.items():
+    counted = {sequence: block for sequence, (block, _) in world.blocks.items() if sequence not in world.copies}
+    for sequence, block in counted.items():
         for place in ((sequence, index) for index in range(block.count)):
             assert place in outcomes, f"seed {seed}: {place} was forgotten"
             outcome = outcomes.pop(place)
@@ -314,7 +333,7 @@ def check_seed(seed: int) -> None:
     world.live()
     assert before == totals(world), f"seed {seed}: the next life counts otherwise"
     assert world.core.open == 0
-    assert world.core.submitted == sum(block.count for block, _ in world.blocks.values())
+    assert world.core.submitted == sum(block.count for block in counted.values())
 
 
 def totals(world: World) -> tuple[int, ...]:
@@ -325,6 +344,7 @@ def totals(world: World) -> tuple[int, ...]:
 @pytest.fixture(autouse=True)
 def few_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BLOCK_AHEAD_TASKS", 10)  # so that blocks are parked
+    monkeypatch.setattr(limits, "BLOCK_IDS_MAX", 3)  # so that ids are asked for again
 
 
 @pytest.mark.parametrize("first", range(0, 200, 40))

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from farmhand.core import session
+from farmhand.core.copies import Copies
 from farmhand.core.tasks import Group, Task
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
@@ -107,6 +108,7 @@ class NamedSession:
         self.core = session.Session(secret)
         self._below = last or Settled(messages.PROTOCOL, ())  # only its totals
         self.read_to = self._below.low - 1  # the newest block that was read
+        self.copies = Copies(self._below.low)
         self.bytes = self._below.bytes_below
         counts = self.core.counts
         counts.done, counts.failed, counts.cancelled = self._below.done, self._below.failed, self._below.cancelled
@@ -168,11 +170,16 @@ class NamedSession:
 
     # ---- blocks
 
-    def on_block(self, sequence: int, block: Block, entries: Sequence[Any], size: int) -> None:
-        """A stored block, in the order of the stream. `size`: its bytes and those of its large arguments."""
+    def on_block(self, sequence: int, block: Block, entries: Sequence[Any], size: int, name: str = "") -> None:
+        """A stored block, in the order of the stream. `size`: its bytes and those of its large arguments.
+
+        `name`: the id under which it was stored; nothing must be missing in `copies` for it.
+        """
         if sequence <= self.read_to:
             return
         self.read_to = sequence
+        if self.copies.is_copy(name, sequence):
+            return
         self.submitted += block.count
         self.bytes += size
         found = self._blocks.setdefault(sequence, _Block())

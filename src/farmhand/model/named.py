@@ -46,6 +46,9 @@ class Block(msgspec.Struct, array_like=True):
     lane: Lane
     retry: Retry
     blobs: tuple[BlobRef, ...] = ()  # large arguments, by index
+    after: int = (
+        -1
+    )  # the newest block that its client knew of when it stored this first; -1 when nobody stores it again
 
 
 class Failed(msgspec.Struct, array_like=True):
