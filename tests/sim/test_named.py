@@ -19,9 +19,10 @@ from farmhand.model.needs import Lane, Need
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.retry import Retry
 
-SEEDS_MAX = 100  # within which a mutation must be noticed
+SEEDS_MAX = 400  # within which a mutation must be noticed
 LANES = (Lane(), Lane((Need("gpu", "", ""),)))
 GROUPS = ((Profile("plain"), Retry()), (Profile("retried"), Retry(max=2, delay=0.5)))
+HOPELESS = (Profile("hopeless"), Retry(max=2, delay=0.5))  # fails each time
 
 
 class World:
@@ -41,6 +42,7 @@ class World:
         self.runs: Counter[Place] = Counter()
         self.excused: Counter[Place] = Counter()
         self.values: dict[Place, set[Any]] = {}
+        self.failed: Counter[Place] = Counter()  # runs that raised, and whose reports came in time
         self.names: dict[int, str] = {}  # the ids of blocks
         self.copies: set[int] = set()  # blocks that are stored a second time
         self.quiet = False  # no faults any more
@@ -166,6 +168,8 @@ class World:
 
     def submit(self) -> None:
         profile, retry = self.chance.choice(GROUPS)
+        if self.luck.random() < 0.15:
+            profile, retry = HOPELESS
         count = self.chance.randint(1, 6)
         sequence = self.next()
         after = max((s for s in self.blocks if self.luck.random() < 0.7), default=0)  # it has not heard of all
@@ -204,9 +208,9 @@ class World:
                 value = (places[index], self.runs[places[index]])
                 self.values.setdefault(places[index], set()).add(value)
                 entries.append(value)
-                if dice < 0.3:
+                if dice < 0.3 or work.profile.code == "hopeless":
                     marks.append(Mark(index, Kind.RAISED))
-                    self.excused[places[index]] += work.profile.code == "retried"
+                    self.excused[places[index]] += work.profile.code != "plain"
             report = Report(
                 messages.PROTOCOL,
                 work.token,
@@ -228,7 +232,10 @@ class World:
         sequence = self.chance.choice(held)
         reports = self.taken[sequence]
         if reports:
-            self.results[self.next()] = reports.pop(0)
+            report, entries = reports.pop(0)
+            self.results[self.next()] = (report, entries)
+            places = list(places_of(report.origin))
+            self.failed.update(places[mark.index] for mark in report.marks if mark.kind is Kind.RAISED)
         else:
             del self.taken[sequence], self.work[sequence]  # acknowledged
 
@@ -328,6 +335,9 @@ def check_seed(seed: int) -> None:
             if isinstance(outcome, tuple):
                 assert outcome in world.values[place], f"seed {seed}: a value of another task"
             assert world.runs[place] <= 1 + world.excused[place], f"seed {seed}: {place} ran too often"
+            assert world.failed[place] <= 1 + block.retry.max, f"seed {seed}: {place} was tried too often"
+            if block.profile.code == "hopeless" and isinstance(outcome, tuple):
+                assert world.failed[place] == 1 + block.retry.max, f"seed {seed}: {place} was given up too soon"
     assert not outcomes, f"seed {seed}: outcomes of nobody"
     before = totals(world)
     world.live()

@@ -69,6 +69,18 @@ class Failed(msgspec.Struct, array_like=True):
     lacking: str = ""
 
 
+class Tried(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How often a task has failed that runs again: up to the attempt whose work was at `sequence`."""
+
+    block: int
+    index: int
+    sequence: int
+    attempts: int
+    failures: int
+    deaths: int
+    losses: int
+
+
 class Settled(msgspec.Struct, array_like=True):
     """Header of a record on `out.<session>`: outcomes of `runs`' tasks, in that order, by which a mark's index counts.
 
@@ -90,6 +102,7 @@ class Settled(msgspec.Struct, array_like=True):
     bytes_below: int = 0  # of those blocks, with their records and large values
     seconds: float = 0.0  # of all calls so far
     cpu: float = 0.0
+    tried: tuple[Tried, ...] = ()  # tasks that have no outcome yet
 
 
 class SessionState(msgspec.Struct):
