@@ -61,6 +61,7 @@ class Blocks:
         while self._waiting:
             if missing := self._take(*self._waiting[0]):
                 self._looking = asyncio.get_running_loop().create_task(self._look(missing))
+                self._looking.add_done_callback(_note_failure)
                 return
             self._waiting.popleft()
 
@@ -97,3 +98,8 @@ class Blocks:
         finally:
             reader.close()
         return found
+
+
+def _note_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("the blocks of a session are not read any more", exc_info=error)
