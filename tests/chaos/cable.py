@@ -48,7 +48,7 @@ class Cable:
     def __init__(self) -> None:
         self.name = f"fh{secrets.token_hex(3)}"
         net = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(250)}"
-        self.address, self._theirs = f"{net}.1", f"{net}.2"
+        self.address, self.theirs = f"{net}.1", f"{net}.2"
         self.prefix = ["ip", "netns", "exec", self.name]
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class Cable:
             _run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", self.name)
             _run("ip", "addr", "add", f"{self.address}/24", "dev", near)
             _run("ip", "link", "set", near, "up")
-            _run(*self.prefix, "ip", "addr", "add", f"{self._theirs}/24", "dev", far)
+            _run(*self.prefix, "ip", "addr", "add", f"{self.theirs}/24", "dev", far)
             _run(*self.prefix, "ip", "link", "set", far, "up")
             _run(*self.prefix, "ip", "link", "set", "lo", "up")
         except BaseException:
@@ -70,7 +70,8 @@ class Cable:
     def cut(self, how: str) -> Iterator[None]:
         """Nothing passes in these directions, and nobody is told. Healed at the end."""
         for chain in CUTS[how]:
-            _run(*self.prefix, "iptables", "-A", chain, "-j", "DROP")
+            end = ("-i" if chain == "INPUT" else "-o", f"{self.name}b")  # what stays in the namespace passes
+            _run(*self.prefix, "iptables", "-A", chain, *end, "-j", "DROP")
         try:
             yield
         finally:

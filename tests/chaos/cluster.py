@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 import pytest
@@ -21,21 +22,31 @@ from tests.integration.executor.conftest import MARK, processes_with
 from farmhand import errors
 from farmhand.cli.exits import Exit
 from farmhand.engine import asking, streams, subjects
+from farmhand.engine.broker_config import is_loopback
 from farmhand.engine.connection import Connection
 from farmhand.engine.options import Options
 from farmhand.home import cluster
 from farmhand.home.login import options
+from farmhand.home.paths import FarmFolder
 from farmhand.model.address import parse_address
 from farmhand.security.permissions import Role
 
 STREAMS = (*subjects.STREAMS, subjects.KEEP)
 
 
+class Site(NamedTuple):
+    """Where a server is: the address that it listens on, and what starts a command there."""
+
+    host: str = "127.0.0.1"
+    prefix: Sequence[str] = ()
+
+
 class Server:
     """One of three. It may be killed with all its processes, and started again with what it had stored."""
 
-    def __init__(self, home: Path, mark: str, slots: int = 1) -> None:
+    def __init__(self, home: Path, mark: str, slots: int = 1, site: Site = Site()) -> None:  # noqa: B008 - it is a constant
         self.home, self._slots, self._mark = home, slots, mark
+        self.site = site
         self.process: FarmProcess | None = None
 
     @property
@@ -56,7 +67,7 @@ class Server:
     def start(self) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MARK, self._mark)  # it outlives the test that starts it
-            self.process = FarmProcess(self.home, nodes=(self._slots,))
+            self.process = FarmProcess(self.home, nodes=(self._slots,), prefix=self.site.prefix, listen=self.site.host)
 
     def kill(self) -> None:
         """kill -9 of everything at once, as when its machine loses power."""
@@ -75,10 +86,7 @@ class Server:
 
     def login(self, **changes: Any) -> Options:
         """As the farm's owner, at this server only."""
-        own = cluster.member(self.root)
-        assert own is not None
-        address = parse_address(f"nats://{own.server.address}")
-        login = options(address, self.root / "keys" / "owner.nk", Role.CLIENT, "owner")
+        login = self._login("owner", Role.CLIENT)
         login.follow, login.others, login.keep = False, (), None
         for name, value in changes.items():
             setattr(login, name, value)
@@ -86,12 +94,16 @@ class Server:
 
     def ask_as_steward(self, question: Any) -> Any:
         """The same with every right in the farm's account."""
-        own = cluster.member(self.root)
-        assert own is not None
-        address = parse_address(f"nats://{own.server.address}")
-        login = options(address, self.root / "keys" / "steward.nk", Role.STEWARD, "steward")
+        login = self._login("steward", Role.STEWARD)
         login.keep, login.others = None, ()
         return self.ask(question, login)
+
+    def _login(self, name: str, role: Role) -> Options:
+        own = cluster.member(self.root)
+        assert own is not None
+        scheme = "nats" if is_loopback(self.site.host) else "tls"
+        folder = FarmFolder(self.root)
+        return options(parse_address(f"{scheme}://{own.server.address}"), folder.key(name), role, name, folder.ca)
 
     def start_to_its_end(self) -> str:
         """What a start says that cannot succeed."""
@@ -129,15 +141,15 @@ class Server:
 class Cluster:
     """Three of them, in sync."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sites: Sequence[Site] = (Site(), Site(), Site())) -> None:
         homes = [folder / f"machine {number}" for number in (1, 2, 3)]
         for home in homes:
             home.mkdir()
         self._mark = uuid.uuid4().hex
-        self.servers = [Server(home, self._mark) for home in homes]
+        self.servers = [Server(home, self._mark, site=site) for home, site in zip(homes, sites, strict=True)]
         try:
             first = self.servers[0]
-            cluster.found(first.root, "127.0.0.1", "127.0.0.1")
+            cluster.found(first.root, "127.0.0.1", first.site.host)
             first.start()
             for server in self.servers[1:]:
                 wait_until(functools.partial(self._joined, server), "a further server was let in")
@@ -149,7 +161,7 @@ class Cluster:
 
     def _joined(self, server: Server) -> bool:
         with contextlib.suppress(errors.EngineUnreachable):  # its steward may be starting
-            cluster.join(server.root, self.up[0].running.file.server_line, "127.0.0.1", "127.0.0.1")
+            cluster.join(server.root, self.up[0].running.file.server_line, "127.0.0.1", server.site.host)
             return True
         return False
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -106,13 +106,16 @@ def frozen(*processes: psutil.Process) -> Iterator[None]:
 
 
 class FarmProcess:
-    """A farm as `farmhand up` runs it, in the folder that clients with this `home` take for their own."""
+    """A farm as `farmhand up` runs it, in the folder that clients with this `home` take for their own.
 
-    def __init__(self, home: Path, nodes: tuple[int, ...] = (1, 1), **config: Any) -> None:
+    `prefix` starts its command elsewhere, as that of a `Cable` does.
+    """
+
+    def __init__(self, home: Path, nodes: tuple[int, ...] = (1, 1), prefix: Sequence[str] = (), **config: Any) -> None:
         self.home = home
         wanted = HostConfig(folder=home / "farm", nodes=nodes, durable=False, grace=0.5, **config)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "farmhand.node.host"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [*prefix, sys.executable, "-P", "-m", "farmhand.node.host"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "FARMHAND_HOME": str(home)}, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdin is not None

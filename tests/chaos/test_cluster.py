@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from tests.chaos.cluster import Cluster, Server
+from tests.chaos import cable
+from tests.chaos.cable import BOTH_WAYS, Cable
+from tests.chaos.cluster import Cluster, Server, Site
 from tests.chaos.farm import PATIENCE_S, frozen, hold, wait_until
 from tests.chaos.history import Effects, History
 from tests.chaos.work import effect, number
@@ -163,3 +166,43 @@ def test_two_servers_down_accept_nothing_and_lose_nothing_and_a_dead_one_is_repl
     with pytest.raises(errors.ClusterComplete):
         cluster.join_with(last)
     assert "was replaced while it was away" in dead.start_to_its_end()
+
+
+@pytest.mark.namespace
+@pytest.mark.skipif(not cable.possible(), reason="needs root, ip and iptables")
+def test_a_server_whose_steward_acts_is_cut_off_and_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, effects: Effects
+) -> None:
+    folder = tmp_path_factory.mktemp("a cluster")
+    with Cable() as wire, Cluster(folder, [Site(wire.address)] * 2 + [Site(wire.theirs, wire.prefix)]) as cluster:
+        near, _, far = cluster.servers
+        while (acting := cluster.acting()) is not far:
+            acting.running.one("steward").kill()
+            wait_until(lambda gone=acting.name: near.state()["acting"] not in ("", gone), "another one acts")
+        line, history, under_way = near.running.file.join_line, History(), threading.Event()
+        history.at(200, under_way.set)
+        with Farm(line, output=False) as farm, Farm(line, session="kept", output=False) as kept:
+            assert server_of(farm, cluster) is not far
+            for i in range(1000):
+                history.follow(i, (kept if i % 2 else farm).submit(effect, i, effects.folder, 0.002))
+            assert under_way.wait(PATIENCE_S)
+            before = len(far.running.log("steward.log"))
+            with wire.cut(BOTH_WAYS):
+                began = time.monotonic()
+                wait_until(lambda: near.state()["acting"] not in ("", far.name), "another one acts")
+                print(f"another steward acted {time.monotonic() - began:.2f} s after the cut")
+                second = near.state()["acting"]
+                wait_until(lambda: "acts no longer" in far.running.log("steward.log")[before:], "the one cut off knows")
+                said = len(far.running.log("steward.log"))
+                for i in range(1000, 2000):
+                    history.follow(i, (kept if i % 2 else farm).submit(effect, i, effects.folder, 0.002))
+                assert history.futures[1500].result(PATIENCE_S) == 1500  # two servers are enough
+                assert history.futures[1501].result(PATIENCE_S) == 1501
+            cluster.wait_whole()
+            ran = history.check(effects)
+            print(f"2000 tasks, {ran.total()} runs, {farm._driver.core.counts}")
+            for _ in range(20):
+                assert farm.status()["cluster"]["acting"] == second
+                hold(0.05)
+            assert "acts" not in far.running.log("steward.log")[said:]
+            assert len(kept) == 1000

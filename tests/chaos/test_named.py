@@ -14,11 +14,11 @@ from tests.chaos.farm import PATIENCE_S, Client, FarmProcess, frozen, hold, kill
 from tests.chaos.history import Effects, History
 from tests.chaos.meeting import PathMeeting
 from tests.chaos.test_disk import farm_on_a_small_disk, fill, mountable
-from tests.chaos.work import effect, number, visit
+from tests.chaos.work import effect, number, visit, visit_and_fail
 
-from farmhand import Farm, errors
+from farmhand import Farm, Retry, errors
 from farmhand.client.session import Session
-from farmhand.model.limits import MB
+from farmhand.model.limits import DEATHS_MAX, MB
 
 SUBMIT = """
 session = Farm(sys.argv[1], session="night", output=False)
@@ -100,6 +100,30 @@ def test_the_steward_is_killed_again_and_again(home: Path, effects: Effects, dic
         wait_until(lambda: len(other) == tasks, "the other has heard of all")
         assert values(other) == list(range(tasks))
         wait_until(lambda: (night.state.done, night.state.open) == (tasks, 0), "the caretaker has counted right")
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["raises", "crashes"])
+def test_a_new_steward_knows_how_often_a_task_has_failed(home: Path, dice: random.Random, crash: bool) -> None:
+    runs = DEATHS_MAX if crash else 5
+    with FarmProcess(home) as running, open_night(running) as night, PathMeeting() as meeting:
+        view = night.options(retries=0 if crash else Retry(max=runs - 1, delay=0.2, factor=1.0))
+        future = view.submit(visit_and_fail, meeting.path, "word", crash=crash)
+        for run in range(runs):
+            visitor = meeting.wait()
+            assert not future.done()
+            if run % 2:
+                kill_some(running.pid, "steward", dice)
+                visitor.release()
+            else:
+                before = running.one("steward").pid
+                visitor.release()
+                visitor.wait_gone()
+                kill_some(running.pid, "steward", dice)
+                wait_until(lambda before=before: running.one("steward").pid != before, "another one")
+        error = future.exception(PATIENCE_S)
+        assert isinstance(error, errors.TaskCrashed if crash else ValueError)
+        assert any(f", attempt {runs} " in note for note in error.__notes__), error.__notes__
+        assert night.submit(number, 1).result(PATIENCE_S) == 1
 
 
 def test_engine_node_and_steward_are_killed_while_tasks_come_and_go(

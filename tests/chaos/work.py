@@ -34,6 +34,14 @@ def visit(place: str, word: Any = None, folder: str = "") -> tuple[Any, int]:
     return word, os.getpid()
 
 
+def visit_and_fail(place: str, word: Any = None, *, crash: bool = False) -> None:
+    """The same, and end badly."""
+    visit(place, word)
+    if crash:
+        os._exit(3)
+    raise ValueError(word)
+
+
 def visit_twice(place: str, word: Any = None) -> tuple[Any, int]:
     """The same, and come once more at the end of the task."""
     visit(place, word)

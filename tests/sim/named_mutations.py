@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from tests.sim.mutations import Mutation
 
+from farmhand.core.copies import Copies
 from farmhand.core.named import NamedSession, Store, _Block
 from farmhand.model.named import Settled
 
@@ -41,8 +42,8 @@ def over_when_decided(_original: Any) -> Any:
 
 
 def order_is_lost(original: Any) -> Any:
-    def settle(self: NamedSession, decided: Any, report: Any = None) -> Any:
-        effects = original(self, decided, report)
+    def settle(self: NamedSession, decided: Any, report: Any = None, tried: Any = ()) -> Any:
+        effects = original(self, decided, report, tried)
         for effect in effects:
             if isinstance(effect, Store):
                 effect.positions.reverse()
@@ -103,7 +104,39 @@ def blocks_are_read_again(original: Any) -> Any:
     return on_fetched
 
 
+def failures_are_forgotten(original: Any) -> Any:
+    def settle(self: NamedSession, decided: Any, report: Any = None, tried: Any = ()) -> Any:
+        return original(self, decided, report)
+
+    return settle
+
+
+def earlier_reports_are_not_counted(original: Any) -> Any:
+    def recall(self: NamedSession, task: Any, last: int) -> None:
+        self._marked.pop(task.cargo.place, None)
+        original(self, task, last)
+
+    return recall
+
+
+def failures_count_twice(_original: Any) -> Any:
+    return lambda self, place, sequence: False
+
+
+def no_copy(_original: Any) -> Any:
+    return lambda self, name, sequence: False
+
+
+def nothing_is_missing(_original: Any) -> Any:
+    return lambda self, after: range(0)
+
+
 NAMED_MUTATIONS: Final = (
+    Mutation("that failures are stored", NamedSession, "_settle", failures_are_forgotten),
+    Mutation("the count of failures in earlier attempts", NamedSession, "_recall", earlier_reports_are_not_counted),
+    Mutation("that a failure counts once", NamedSession, "_is_counted", failures_count_twice),
+    Mutation("that a second copy of a block is known", Copies, "is_copy", no_copy),
+    Mutation("the look for copies before what was read", Copies, "missing", nothing_is_missing),
     Mutation("the claim of work that is out", NamedSession, "claim_work", nothing),
     Mutation("the claim of reports that nobody has read", NamedSession, "claim_report", nothing),
     Mutation("that a claimed block is never parked", NamedSession, "_is_claimed", claimed_may_be_parked),

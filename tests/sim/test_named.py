@@ -19,9 +19,10 @@ from farmhand.model.needs import Lane, Need
 from farmhand.model.outcome import Kind, Mark
 from farmhand.model.retry import Retry
 
-SEEDS_MAX = 100  # within which a mutation must be noticed
+SEEDS_MAX = 400  # within which a mutation must be noticed
 LANES = (Lane(), Lane((Need("gpu", "", ""),)))
 GROUPS = ((Profile("plain"), Retry()), (Profile("retried"), Retry(max=2, delay=0.5)))
+HOPELESS = (Profile("hopeless"), Retry(max=2, delay=0.5))  # fails each time
 
 
 class World:
@@ -29,6 +30,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
+        self.luck = random.Random(f"copies {seed}")
         self.now = 0.0
         self.sequence = 0
         self.blocks: dict[int, tuple[Block, list[Any]]] = {}
@@ -40,6 +42,9 @@ class World:
         self.runs: Counter[Place] = Counter()
         self.excused: Counter[Place] = Counter()
         self.values: dict[Place, set[Any]] = {}
+        self.failed: Counter[Place] = Counter()  # runs that raised, and whose reports came in time
+        self.names: dict[int, str] = {}  # the ids of blocks
+        self.copies: set[int] = set()  # blocks that are stored a second time
         self.quiet = False  # no faults any more
         self.lives = 0
         self.live()
@@ -81,7 +86,12 @@ class World:
         if sequence:
             self.read = sequence
             block, entries = self.blocks[sequence]
-            self.core.on_block(sequence, block, entries, 1)
+            if missing := self.core.copies.missing(block.after):
+                found: dict[str, int] = {}
+                for earlier in sorted(s for s in self.blocks if s in missing):
+                    found.setdefault(self.names[earlier], earlier)
+                self.core.copies.on_earlier(missing, found)
+            self.core.on_block(sequence, block, entries, 1, self.names[sequence])
             self.core.core.on_slots(block.lane.id, 1)
             self.plan()
         return bool(sequence)
@@ -158,10 +168,22 @@ class World:
 
     def submit(self) -> None:
         profile, retry = self.chance.choice(GROUPS)
+        if self.luck.random() < 0.15:
+            profile, retry = HOPELESS
         count = self.chance.randint(1, 6)
         sequence = self.next()
-        block = Block(messages.PROTOCOL, "n", count, profile, self.chance.choice(LANES), retry)
+        after = max((s for s in self.blocks if self.luck.random() < 0.7), default=0)  # it has not heard of all
+        block = Block(messages.PROTOCOL, "n", count, profile, self.chance.choice(LANES), retry, after=after)
         self.blocks[sequence] = (block, [f"{sequence}.{index}".encode() for index in range(count)])
+        self.names[sequence] = f"id {sequence}"
+        if self.luck.random() < 0.1:
+            self.repeat()
+
+    def repeat(self) -> None:
+        """A client stores a block once more that the engine has, and does not know any more to have."""
+        first, sequence = self.luck.choice(list(self.blocks)), self.next()
+        self.blocks[sequence], self.names[sequence] = self.blocks[first], self.names[first]
+        self.copies.add(sequence)
 
     def take(self) -> None:
         """A node runs a batch; its reports come in one or two parts."""
@@ -186,9 +208,9 @@ class World:
                 value = (places[index], self.runs[places[index]])
                 self.values.setdefault(places[index], set()).add(value)
                 entries.append(value)
-                if dice < 0.3:
+                if dice < 0.3 or work.profile.code == "hopeless":
                     marks.append(Mark(index, Kind.RAISED))
-                    self.excused[places[index]] += work.profile.code == "retried"
+                    self.excused[places[index]] += work.profile.code != "plain"
             report = Report(
                 messages.PROTOCOL,
                 work.token,
@@ -210,7 +232,10 @@ class World:
         sequence = self.chance.choice(held)
         reports = self.taken[sequence]
         if reports:
-            self.results[self.next()] = reports.pop(0)
+            report, entries = reports.pop(0)
+            self.results[self.next()] = (report, entries)
+            places = list(places_of(report.origin))
+            self.failed.update(places[mark.index] for mark in report.marks if mark.kind is Kind.RAISED)
         else:
             del self.taken[sequence], self.work[sequence]  # acknowledged
 
@@ -302,19 +327,23 @@ def check_seed(seed: int) -> None:
     world.storm(400)
     world.settle()
     outcomes = world.outcomes()
-    for sequence, (block, _) in world.blocks.items():
+    counted = {sequence: block for sequence, (block, _) in world.blocks.items() if sequence not in world.copies}
+    for sequence, block in counted.items():
         for place in ((sequence, index) for index in range(block.count)):
             assert place in outcomes, f"seed {seed}: {place} was forgotten"
             outcome = outcomes.pop(place)
             if isinstance(outcome, tuple):
                 assert outcome in world.values[place], f"seed {seed}: a value of another task"
             assert world.runs[place] <= 1 + world.excused[place], f"seed {seed}: {place} ran too often"
+            assert world.failed[place] <= 1 + block.retry.max, f"seed {seed}: {place} was tried too often"
+            if block.profile.code == "hopeless" and isinstance(outcome, tuple):
+                assert world.failed[place] == 1 + block.retry.max, f"seed {seed}: {place} was given up too soon"
     assert not outcomes, f"seed {seed}: outcomes of nobody"
     before = totals(world)
     world.live()
     assert before == totals(world), f"seed {seed}: the next life counts otherwise"
     assert world.core.open == 0
-    assert world.core.submitted == sum(block.count for block, _ in world.blocks.values())
+    assert world.core.submitted == sum(block.count for block in counted.values())
 
 
 def totals(world: World) -> tuple[int, ...]:
@@ -325,6 +354,7 @@ def totals(world: World) -> tuple[int, ...]:
 @pytest.fixture(autouse=True)
 def few_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BLOCK_AHEAD_TASKS", 10)  # so that blocks are parked
+    monkeypatch.setattr(limits, "BLOCK_IDS_MAX", 3)  # so that ids are asked for again
 
 
 @pytest.mark.parametrize("first", range(0, 200, 40))

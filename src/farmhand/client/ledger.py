@@ -29,13 +29,15 @@ class Ledger:
         self.count = 0  # tasks
         self._firsts: list[int] = []
         self._at: dict[int, int] = {}  # the position of a block, by its sequence
+        self._ids: set[str] = set()  # under which they were stored
         self._named: dict[str, list[int]] = {}
         self._records: dict[int, list[tuple[int, int, int]]] = {}  # by block: first index, tasks, the record's sequence
 
-    def on_block(self, sequence: int, said: str) -> None:
-        """A stored block; `said` is its `HEADER`."""
-        if sequence in self._at:
+    def on_block(self, sequence: int, said: str, msg_id: str = "") -> None:
+        """A stored block; `said` is its `HEADER`. One whose id is known is a second copy, which counts for nobody."""
+        if sequence in self._at or (msg_id and msg_id in self._ids):
             return
+        self._ids.add(msg_id)
         tasks, name = heading_of(said)
         entry = Entry(sequence, self.count, tasks, name)
         self._firsts.append(self.count)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -36,15 +37,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import Token
-from farmhand.model.named import (
-    HEADER,
-    Block,
-    Place,
-    SessionRequest,
-    SessionState,
-    heading,
-    read_state,
-)
+from farmhand.model.named import HEADER, Block, Place, SessionRequest, SessionState, heading, read_state
 from farmhand.model.outcome import Kind
 from farmhand.model.version import VERSION
 
@@ -80,8 +73,9 @@ class NamedDriver(Link):
         self._futures: dict[Place, FarmFuture[Any]] = {}  # without an outcome
         self._seen: weakref.WeakValueDictionary[Place, FarmFuture[Any]] = weakref.WeakValueDictionary()
         self._running: dict[Place, str] = {}
-        self._unanswered: dict[int, Sequence[Task]] = {}  # blocks on their way to the engine
+        self._unanswered: dict[str, Sequence[Task]] = {}  # blocks on their way to the engine, by id
         self._newest = 0  # the last block that was stored from here
+        self._blocks: OrderedReader
         self._readers: list[OrderedReader] = []
 
     # ---- life
@@ -103,7 +97,7 @@ class NamedDriver(Link):
         connection.on_connected.append(self._on_connected)
         if self.config.output:
             connection.subscribe(subjects.output(session, "*"), OutputPrinter().on_message)
-        blocks = OrderedReader(
+        self._blocks = blocks = OrderedReader(
             connection, subjects.SESSION, subjects.backlog(session, "*"), self._on_block, header=HEADER
         )
         records = OrderedReader(connection, subjects.SESSION, subjects.outcomes(session), self._on_record)
@@ -234,22 +228,29 @@ class NamedDriver(Link):
                 if not self._outgoing:
                     break  # it was given up
                 self._outgoing.popleft()
-                self._unanswered[id(tasks)] = tasks
-            self._store(group, tasks)
+                self._unanswered[msg_id := secrets.token_hex(8)] = tasks
+            self._store(group, tasks, msg_id)
         self._sending = False
 
-    def _store(self, group: Group, tasks: Sequence[Task]) -> None:
+    def _store(self, group: Group, tasks: Sequence[Task], msg_id: str) -> None:
+        """Store a block until the engine has it. After a long outage it may have it twice: then the first one counts."""
         entries, refs = cut_large(task.cargo._entry for task in tasks)
-        block = Block(messages.PROTOCOL, self.session_id, len(tasks), group.profile, group.lane, group.retry, refs)
+        newest = max(self._newest, self.ledger.newest)
+        block = Block(
+            messages.PROTOCOL, self.session_id, len(tasks), group.profile, group.lane, group.retry, refs, newest
+        )
         frame = messages.pack(block, pack_values(entries))
         self.sender.bytes_out += len(frame)
-        subject, msg_id = subjects.backlog(self.session_id, group.lane_id), secrets.token_hex(8)
+        subject = subjects.backlog(self.session_id, group.lane_id)
         headers = {HEADER: heading(len(tasks), group.profile.name)}
 
+        began = time.time(), self.loop.time()  # one of them counts while the machine sleeps
+
         def done(sequence: int, error: errors.EngineError | None) -> None:
-            if error is None:
-                self._on_stored(sequence, tasks)
-            elif not self.closing.is_set():
+            passed = max(time.time() - began[0], self.loop.time() - began[1])
+            if error is None and passed < limits.STORE_DEADLINE_S:  # else the reader of blocks meets the first one
+                self._on_stored(sequence, msg_id)
+            elif error is not None and msg_id in self._unanswered and not self.closing.is_set():
                 log.warning("session %s: a block is not stored yet: %s", self.state.name, error)
                 self.loop.call_later(limits.STORE_RETRY_S, again)
 
@@ -258,13 +259,14 @@ class NamedDriver(Link):
 
         again()
 
-    def _on_stored(self, sequence: int, tasks: Sequence[Task]) -> None:
-        """They will have outcomes, whatever becomes of this process."""
+    def _on_stored(self, sequence: int, msg_id: str) -> None:
+        """This block's tasks will have outcomes, whatever becomes of this process."""
         late: list[Place] = []
         running: list[FarmFuture[Any]] = []
         with self._lock:
-            if self._unanswered.pop(id(tasks), None) is None:
-                return  # everything was given up
+            tasks = self._unanswered.pop(msg_id, None)
+            if tasks is None:
+                return  # known already, or everything was given up
             self._newest = max(self._newest, sequence)
             for index, task in enumerate(tasks):
                 task.token, task.index = Token(sequence), index
@@ -301,8 +303,10 @@ class NamedDriver(Link):
     # ---- outcomes
 
     def _on_block(self, sequence: int, _subject: str, said: bytes | memoryview) -> None:
+        msg_id = self._blocks.msg_id
         with self._lock:
-            self.ledger.on_block(sequence, bytes(said).decode())
+            self.ledger.on_block(sequence, bytes(said).decode(), msg_id)
+        self._on_stored(sequence, msg_id)  # of one from here: the answer may be on its way, or lost
         if sequence >= self._newest:
             with self._idle:
                 self._idle.notify_all()

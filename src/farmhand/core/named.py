@@ -18,11 +18,12 @@ from typing import Any
 import msgspec
 
 from farmhand.core import session
-from farmhand.core.tasks import Group, Task
+from farmhand.core.copies import Copies
+from farmhand.core.tasks import Group, Task, TaskState
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
 from farmhand.model.messages import Report, Work
-from farmhand.model.named import Block, Place, Settled, places_of, runs_of
+from farmhand.model.named import Block, Place, Settled, Tried, places_of, runs_of
 from farmhand.model.outcome import STOPPED, BlobRef, Kind, Mark
 
 
@@ -107,6 +108,7 @@ class NamedSession:
         self.core = session.Session(secret)
         self._below = last or Settled(messages.PROTOCOL, ())  # only its totals
         self.read_to = self._below.low - 1  # the newest block that was read
+        self.copies = Copies(self._below.low)
         self.bytes = self._below.bytes_below
         counts = self.core.counts
         counts.done, counts.failed, counts.cancelled = self._below.done, self._below.failed, self._below.cancelled
@@ -121,6 +123,11 @@ class NamedSession:
         self._fetching: dict[int, LaneId] = {}
         self._claims: dict[Place, tuple[_Claim, int]] = {}
         self._claimed: dict[Token, _Claim] = {}
+        self._tried: dict[Place, Tried] = {}  # in earlier lives
+        self._marked: dict[
+            Place, dict[int, Kind]
+        ] = {}  # by reports that nobody has read; by the sequence of their work
+        self._failed: list[Tried] = []  # in attempts whose reports are there, and which no record speaks of
         self._opened = False
 
     @property
@@ -145,16 +152,27 @@ class NamedSession:
         """A batch whose message is at `sequence`: it waits, or runs."""
         claim = self._claimed[Token(work.token)] = _Claim(work.count, sequence)
         for index, place in enumerate(places_of(work.origin)):
-            self._claims[place] = claim, index
+            if not self._is_counted(place, sequence):
+                self._claims[place] = claim, index
 
     def claim_report(self, report: Report) -> None:
         """A report that nobody has read. Of several attempts at a task the last one counts, be it there as work or as a report."""
         token, places = Token(report.token), list(places_of(report.origin))
+        marks = {mark.index: mark.kind for mark in report.marks}
         claim = self._claimed.setdefault(token, _Claim(len(places), report.sequence))
         for index in range(report.first, min(report.first + report.count, len(places))):
             known = self._claims.get(places[index])
+            if self._is_counted(places[index], claim.sequence):
+                continue
+            if index in marks:
+                self._marked.setdefault(places[index], {}).setdefault(claim.sequence, marks[index])
             if known is None or known[0].sequence <= claim.sequence:
                 self._claims[places[index]] = claim, index
+
+    def _is_counted(self, place: Place, sequence: int) -> bool:
+        """Whether the attempt of the work at `sequence` is one that this task is known to have failed in."""
+        tried = self._tried.get(place)
+        return tried is not None and sequence <= tried.sequence
 
     def start(self, now: float) -> list[Effect]:
         """Everything that was there at the beginning has been read."""
@@ -163,16 +181,24 @@ class NamedSession:
                 self.core.adopt(token, claim.group, claim.tasks, claim.sequence, now)
         self._claims.clear()
         self._claimed.clear()
+        self._marked.clear()
         self._opened = True
-        return self.plan(now)
+        failed = tuple(self._failed)
+        stored = [Store(Settled(messages.PROTOCOL, (), tried=failed), [])] if failed else []
+        return [*stored, *self.plan(now)]
 
     # ---- blocks
 
-    def on_block(self, sequence: int, block: Block, entries: Sequence[Any], size: int) -> None:
-        """A stored block, in the order of the stream. `size`: its bytes and those of its large arguments."""
+    def on_block(self, sequence: int, block: Block, entries: Sequence[Any], size: int, name: str = "") -> None:
+        """A stored block, in the order of the stream. `size`: its bytes and those of its large arguments.
+
+        `name`: the id under which it was stored; nothing must be missing in `copies` for it.
+        """
         if sequence <= self.read_to:
             return
         self.read_to = sequence
+        if self.copies.is_copy(name, sequence):
+            return
         self.submitted += block.count
         self.bytes += size
         found = self._blocks.setdefault(sequence, _Block())
@@ -220,12 +246,31 @@ class NamedSession:
             lane.tasks += 1
             lane.bytes += task.size
             claim, at = self._claims.get((sequence, index), (None, 0))
+            self._recall(task, claim.sequence if claim is not None else 0)
             if claim is not None and claim.group in (None, group):
                 claim.group = group
                 claim.tasks[at] = task
             else:
                 waiting.append(task)
         self.core.on_submitted(group, waiting)
+
+    def _recall(self, task: Task, last: int) -> None:
+        """Count what went wrong in attempts before that of the work at sequence `last`."""
+        place: Place = task.cargo.place
+        if (tried := self._tried.pop(place, None)) is not None:
+            task.attempts, task.failures = tried.attempts, tried.failures
+            task.deaths, task.losses = tried.deaths, tried.losses
+        for sequence, kind in sorted(self._marked.get(place, {}).items()):
+            if sequence >= last:
+                continue  # it will be read
+            before = task.setbacks
+            task.attempts += 1
+            task.failures += task.group.retry.allows(kind, -1)
+            task.deaths += kind is Kind.CRASHED
+            task.losses += kind is Kind.LOST
+            if task.setbacks != before:  # it was not only handed back
+                self._failed.append(_tried(task, sequence))
+        task.careful = task.deaths + task.losses > 0
 
     def _group(self, block: Block) -> Group:
         key = (block.lane, block.profile, block.retry)
@@ -256,7 +301,12 @@ class NamedSession:
 
     def on_report(self, report: Report, now: float) -> list[Effect]:
         """As `Session.on_report`. What ended is in a record to be stored; until then the report must stay."""
-        return self._settle(self.core.on_report(report, now), report)
+        batch = self.core.batches.get(Token(report.token))
+        marked = batch.tasks[report.first : report.first + report.count] if batch is not None and report.marks else ()
+        before = [(task, task.setbacks) for task in marked if task is not None]
+        decided = self.core.on_report(report, now)
+        failed = (task for task, setbacks in before if task.state is not TaskState.DONE and task.setbacks != setbacks)
+        return self._settle(decided, report, tuple(_tried(task, report.sequence) for task in failed))
 
     def on_refused(self, token: Token, now: float, *, full: bool) -> list[Effect]:
         """As `Session.on_refused`."""
@@ -270,8 +320,10 @@ class NamedSession:
         """As `Session.on_tick`."""
         return self._settle(self.core.on_tick(now))
 
-    def _settle(self, decided: Iterable[session.Effect], report: Report | None = None) -> list[Effect]:
-        """Put the outcomes among the effects into a record."""
+    def _settle(
+        self, decided: Iterable[session.Effect], report: Report | None = None, tried: tuple[Tried, ...] = ()
+    ) -> list[Effect]:
+        """Put the outcomes among the effects into a record, and what is counted against others."""
         effects: list[Effect] = []
         places: list[Place] = []
         positions: list[int] = []
@@ -294,10 +346,12 @@ class NamedSession:
                     positions.append(effect.position)
             else:
                 effects.append(effect)
-        if places:
+        if places or tried:
             node, slot = (report.node, report.slot) if report is not None else ("", -1)
             attempts = tuple(effect.task.attempts for effect in ended)
-            record = Settled(messages.PROTOCOL, runs_of(places), tuple(marks), node, slot, tuple(blobs), attempts)
+            record = Settled(
+                messages.PROTOCOL, runs_of(places), tuple(marks), node, slot, tuple(blobs), attempts, tried=tried
+            )
             effects.append(Store(record, positions, ended))
         return effects
 
@@ -353,6 +407,11 @@ class NamedSession:
         size += sum(ref.size for ref in settled.blobs)
         self.bytes += size
         counts, fresh = self.core.counts, not self._opened
+        for tried in settled.tried if fresh else ():
+            if not self._is_counted(
+                place := (tried.block, tried.index), tried.sequence
+            ):  # records may overtake each other
+                self._tried[place] = tried
         for at, (sequence, index) in enumerate(places_of(settled.runs)):
             if sequence < self._below.low:
                 continue
@@ -382,3 +441,8 @@ class NamedSession:
             below.cancelled += block.cancelled
             below.bytes_below += block.bytes
         below.low = self.low
+
+
+def _tried(task: Task, sequence: int) -> Tried:
+    block, index = task.cargo.place
+    return Tried(block, index, sequence, task.attempts, task.failures, task.deaths, task.losses)

@@ -177,7 +177,7 @@ class Session:
                 batch.left -= 1
                 continue
             task.to(TaskState.SENT)
-            task.token, task.index, task.attempts = token, index, max(task.attempts, 1)
+            task.token, task.index, task.attempts = token, index, task.attempts + 1
             self.counts.submitted += 1
         if batch.left:
             self.batches[token] = batch

@@ -80,6 +80,11 @@ class Task:
         self.succeeded = False  # DONE with a value
         self.links: Links | None = None  # to inputs and dependents, if it has any
 
+    @property
+    def setbacks(self) -> tuple[int, int, int]:
+        """What is counted against it."""
+        return self.failures, self.deaths, self.losses
+
     def to(self, state: TaskState) -> None:
         """Move to `state`."""
         assert state in TRANSITIONS[self.state], f"{self.state.name} -> {state.name}"

@@ -44,6 +44,7 @@ class OrderedReader:
         self._epoch = ""
         self._since = since  # while nothing was read: begin with what was stored then, an RFC 3339 time
         self._reply: list[str] = []  # that of the last message: see `_on_msg`
+        self._msg: Msg | None = None  # that is being handed over
         self._connection = connection
         self._stream = stream
         self._subject = subject
@@ -63,6 +64,11 @@ class OrderedReader:
     def stored_at(self) -> float:
         """When the engine stored the message that is being handed over, in seconds since 1970 by its clock."""
         return int(self._reply[-2]) / _NS
+
+    @property
+    def msg_id(self) -> str:
+        """Under which id the message was stored that is being handed over; empty when it had none."""
+        return self._msg.header("Nats-Msg-Id") if self._msg is not None else ""
 
     def pause(self) -> None:
         """Ask the engine to send no more; what is on its way (up to 32 MB) still comes."""
@@ -154,10 +160,11 @@ class OrderedReader:
         if stream_sequence > self.last:
             self.last = stream_sequence
             self.pending = int(parts[-1])
-            self._reply = parts
+            self._reply, self._msg = parts, msg
             self._callback(
                 stream_sequence, msg.subject, msg.header(self._header).encode() if self._header else msg.data
             )
+            self._msg = None
         if parts[-1] == "0":
             self._caught_up.set()
 

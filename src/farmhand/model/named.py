@@ -46,6 +46,9 @@ class Block(msgspec.Struct, array_like=True):
     lane: Lane
     retry: Retry
     blobs: tuple[BlobRef, ...] = ()  # large arguments, by index
+    after: int = (
+        -1
+    )  # the newest block that its client knew of when it stored this first; -1 when nobody stores it again
 
 
 class Failed(msgspec.Struct, array_like=True):
@@ -64,6 +67,18 @@ class Failed(msgspec.Struct, array_like=True):
     attempts: int
     block: Block
     lacking: str = ""
+
+
+class Tried(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How often a task has failed that runs again: up to the attempt whose work was at `sequence`."""
+
+    block: int
+    index: int
+    sequence: int
+    attempts: int
+    failures: int
+    deaths: int
+    losses: int
 
 
 class Settled(msgspec.Struct, array_like=True):
@@ -87,6 +102,7 @@ class Settled(msgspec.Struct, array_like=True):
     bytes_below: int = 0  # of those blocks, with their records and large values
     seconds: float = 0.0  # of all calls so far
     cpu: float = 0.0
+    tried: tuple[Tried, ...] = ()  # tasks that have no outcome yet
 
 
 class SessionState(msgspec.Struct):

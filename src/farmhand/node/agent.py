@@ -199,9 +199,20 @@ class Agent:
             await slot.start()
         except OSError as error:  # no memory, no descriptors: later there may be some
             log.warning("slot %d could not be started: %s", number, error)
-            self._loop.call_later(limits.SLOT_RESTART_MAX_S, lambda: self.spawn(self.start_slot(number)))
+            self._start_again(slot, limits.SLOT_RESTART_MAX_S)
             return False
         return True
+
+    def _start_again(self, slot: SlotProcess, wait: float, place: Place | None = None) -> None:
+        """Later, unless it is not wanted by then: a spare may be given up, and its number be another one's."""
+        number = slot.number
+
+        def start() -> None:
+            wanted = number < self.config.slots or number in self.holder.lending.spares
+            if wanted and self.slots.get(number) is slot and not self.holder.leaving and not self._ended.done():
+                self.spawn(self.start_slot(number, place))
+
+        self._loop.call_later(wait, start)
 
     def now(self) -> float:
         """The time that the holder is told."""
@@ -259,8 +270,7 @@ class Agent:
         if slot.number >= self.config.slots:
             del self.slots[slot.number]
         elif not self.holder.leaving:
-            place = slot.place if slot.ready else None
-            self._loop.call_later(wait, lambda: self.spawn(self.start_slot(slot.number, place)))
+            self._start_again(slot, wait, slot.place if slot.ready else None)
 
     def _on_result(self, slot: SlotProcess, payload: bytes) -> None:
         """Indices have ended: store the report, then tell the holder."""
@@ -275,8 +285,7 @@ class Agent:
         self.cpu_seconds += header.cpu
         self.total_seconds += header.seconds
         self.bytes_out += len(payload)
-        if slot.tail:
-            slot.tail.clear()
+        slot.tail.clear()
         report = Report(messages.PROTOCOL, held.work.token, header.first, header.count, self.config.node, slot.number,
                         header.marks, header.seconds, header.cpu)  # fmt: skip
         body = view[slotwire.HEAD.size + size :]
@@ -333,8 +342,7 @@ class Agent:
         parts = msg.reply.split(".")
         sequence, pending = int(parts[-4]), int(parts[-1])
         try:
-            header, _ = messages.split(msg.data)
-            work = readable_work(header)
+            work = readable_work(messages.split(msg.data)[0])
         except errors.BadMessage as error:
             log.warning("a work message in lane %s cannot be read: %s", lane, error)
             self.connection.publish(msg.reply, b"+TERM")

@@ -46,7 +46,7 @@ class Caretaker:
         self._making = asyncio.Lock()
         self._loaded = asyncio.Event()
         self._beat_at = 0.0
-        self._swept_at = asyncio.get_running_loop().time()
+        self._looked_at = self._swept_at = asyncio.get_running_loop().time()
 
     def close(self) -> None:
         """Let go of all of them: the steward ends."""
@@ -91,15 +91,16 @@ class Caretaker:
             kept.on_slots(lanes)
 
     def on_tick(self, now: float) -> None:
-        """Now and then: remove what nobody has used for long."""
-        if now - self._swept_at < limits.SESSION_SWEEP_S:
-            return
-        self._swept_at = now
-        for kept in list(self.sessions.values()):
-            if kept.ready.is_set() and not kept.core.open and time.time() - kept.touched > kept.about.keep:
-                log.info("session %s is removed: nothing happened in it for %g s", kept.about.name, kept.about.keep)
-                self._care.spawn(self._remove(kept))
-        self._care.spawn(self._forget_leavings())
+        """Now and then, or sooner when one is kept for less: remove what nobody has used for long."""
+        shortest = min((kept.about.keep for kept in self.sessions.values()), default=limits.SESSION_SWEEP_S)
+        if now - self._looked_at >= min(shortest, limits.SESSION_SWEEP_S):
+            self._looked_at = now
+            for kept in self.sessions.values():
+                if _is_expired(kept):
+                    self._care.spawn(self._expire(kept))
+        if now - self._swept_at >= limits.SESSION_SWEEP_S:
+            self._swept_at = now
+            self._care.spawn(self._forget_leavings())
 
     def sessions_to_beat(self, now: float) -> Iterable[Kept]:
         """All of them, each BEAT_S: to the membership they are sessions like others."""
@@ -132,6 +133,7 @@ class Caretaker:
                 if kept is None:
                     kept = self._keep(wanted, now)
                 kept.about, kept.noted = wanted, now
+            kept.touched = now
         await kept.ready.wait()
         kept.touched = time.time()
         return kept
@@ -161,10 +163,18 @@ class Caretaker:
         await kept.ready.wait()
         return await kept.stop(request.places, kill=request.kill)
 
-    async def _remove(self, kept: Kept) -> None:
+    async def _expire(self, kept: Kept) -> None:
+        try:
+            await self._remove(kept, expired=True)
+        except (errors.EngineError, TimeoutError) as error:
+            log.debug("session %s is not removed yet: %s", kept.about.name, error)
+
+    async def _remove(self, kept: Kept, *, expired: bool = False) -> None:
         async with self._making:
-            if kept.id not in self._by_id:
-                return  # somebody else did it meanwhile
+            if kept.id not in self._by_id or (expired and not _is_expired(kept)):
+                return  # somebody else did it meanwhile, or has attached
+            if expired:
+                log.info("session %s is removed: nothing happened in it for %g s", kept.about.name, kept.about.keep)
             await streams.purge(self._care.connection, subjects.SESSION, subjects.about(kept.about.name))
             kept.close()
             self.sessions.pop(kept.about.name, None)
@@ -176,6 +186,11 @@ class Caretaker:
         """Its blocks and records; the rest goes as for every session that has ended."""
         for subject in (subjects.backlog(session, "*"), subjects.outcomes(session)):
             await streams.purge(self._care.connection, subjects.SESSION, subject)
+
+
+def _is_expired(kept: Kept) -> bool:
+    """Whether nobody has used it for long, and nothing of it is to be run."""
+    return kept.ready.is_set() and not kept.core.open and time.time() - kept.touched > kept.about.keep
 
 
 def _wanted(request: SessionRequest, known: About | None) -> About:

@@ -30,6 +30,7 @@ from farmhand.model.needs import Lane
 from farmhand.model.outcome import STOPPED, BlobRef
 from farmhand.model.peers import readable_report, readable_work
 from farmhand.model.version import VERSION
+from farmhand.steward.blocks import Blocks
 
 log = logging.getLogger("farmhand.steward")
 
@@ -60,7 +61,7 @@ class Kept:
         self._care = care
         self._loop = asyncio.get_running_loop()
         self._lanes: set[LaneId] = set()
-        self._readers: list[OrderedReader] = []
+        self._readers: list[OrderedReader | Blocks] = []
         self._early: list[tuple[int, bytes | memoryview]] | None = []  # reports, until the session has been started
         self._unsettled: dict[int, int] = {}  # records that are not stored yet, by the report's sequence
         self._purgeable = self._purged = 0
@@ -106,7 +107,8 @@ class Kept:
         await reports.caught_up()
         for _, data in self._early:
             core.claim_report(readable_report(messages.split(data)[0]))
-        blocks = self._reader(subjects.SESSION, subjects.backlog(session_id, "*"), self._on_block, core.low)
+        blocks = Blocks(connection, session_id, self._on_block, core.copies, core.low)
+        self._readers.append(blocks)
         await blocks.start()
         await blocks.caught_up()
         early, self._early = self._early, None
@@ -163,24 +165,28 @@ class Kept:
     def _on_old_record(self, _sequence: int, _subject: str, data: bytes | memoryview) -> None:
         self.core.on_settled(read_settled(messages.split(data)[0]), len(data))
 
-    def _on_block(self, sequence: int, subject: str, data: bytes | memoryview) -> None:
+    def _on_block(self, sequence: int, subject: str, data: bytes | memoryview, name: str) -> range:
+        """See `Blocks`."""
         try:
             header, body = messages.split(data)
             block, entries = read_block(header), _cut(body)
         except (errors.BadMessage, msgspec.MsgspecError) as error:
             log.warning("block %d of session %s cannot be read: %s", sequence, self.about.name, error)
-            return
+            return range(0)
         if len(entries) != block.count or block.lane.id != subject.rpartition(".")[2]:
             log.warning("block %d of session %s is not what its header says; left out", sequence, self.about.name)
-            return
+            return range(0)
+        if missing := self.core.copies.missing(block.after):
+            return missing
         if self._early is None:
             self._touch()
-        self.core.on_block(sequence, block, entries, len(data) + sum(ref.size for ref in block.blobs))
+        self.core.on_block(sequence, block, entries, len(data) + sum(ref.size for ref in block.blobs), name)
         if block.lane.id not in self._lanes:
             self._lanes.add(block.lane.id)
             self._care.spawn(self._prepare_lane(block.lane))
         self._tell()
         self._go_on()
+        return range(0)
 
     async def _prepare_lane(self, lane: Lane) -> None:
         while not self._closed:

@@ -34,8 +34,12 @@ def write(array: Any) -> int:
 
 
 def place_of(array: Any) -> str:
-    """The file that an array is a view of, as the kernel sees it."""
-    address = array.__array_interface__["data"][0]
+    """The file that an array is a view of."""
+    return file_at(array.__array_interface__["data"][0])
+
+
+def file_at(address: int) -> str:
+    """The file that is mapped there, as the kernel sees it."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, *_, path = line.split(maxsplit=5) if line.count("/") else (*line.split()[:1], "")
         first, last = (int(bound, 16) for bound in span.split("-"))

@@ -54,6 +54,35 @@ def test_how_long_it_is_kept_is_changed_by_opening_it_again(opened: Open, name: 
     assert opened().state.keep == 30 * 86400, "opening it without a word changes nothing"
 
 
+def test_nobody_used_it_for_as_long_as_it_is_kept(
+    opened: Open, running: FarmProcess, meeting: Meeting, name: str
+) -> None:
+    used = opened(session=SessionOptions(f"{name}-b", keep=3))
+    busy = used.submit(arrive, meeting.place, "done")
+    visitor = meeting.wait()
+    session = opened(session=SessionOptions(name, keep=3))
+    assert len(session.submit(double, bytes(2_000_000)).result(PATIENCE_S)) == 4_000_000
+    assert session.submit(double, 1).result(PATIENCE_S) == 2
+    with Farm(running.file.address) as farm:
+        wait_until(lambda: name not in sessions_of(farm), "it is removed")
+        wait_until(lambda: not left_in_engine(farm, session.session, name), "the engine has forgotten it")
+        with pytest.raises(errors.SessionUnknown):
+            farm.attach(name)
+        assert used.name in sessions_of(farm), "it has a task that runs"
+        assert left_in_engine(farm, used.session, used.name)
+        assert not busy.done()
+        visitor.release()
+        assert busy.result(PATIENCE_S) == "done"
+        wait_until(lambda: not left_in_engine(farm, used.session, used.name), "that one too when it has none any more")
+    wait_until(lambda: session._driver.broken is not None, "who is attached has heard of it")
+    with pytest.raises(errors.SessionUnknown, match="was removed"):
+        session.submit(double, 1)
+
+
+def sessions_of(farm: Farm) -> set[str]:
+    return {state["name"] for state in farm._driver.ask("sessions")}
+
+
 def test_removed_while_it_runs(opened: Open, running: FarmProcess, meeting: Meeting, name: str) -> None:
     session, other = opened(), opened()
     large = session.submit(double, bytes(2_000_000))
