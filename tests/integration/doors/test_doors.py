@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.chaos.farm import FarmProcess
 
 from farmhand import Farm, errors
 from farmhand.home import paths
 from farmhand.model.address import parse_address
-from farmhand.node.host import Host, HostConfig
 
 PATIENCE_S = 60
 
@@ -26,22 +25,8 @@ def running(
 ) -> Iterator[paths.FarmFile]:
     """A farm with one node that listens on loopback in plain text, or everywhere with TLS."""
     monkeypatch.setenv("FARMHAND_HOME", str(tmp_path / "own home"))
-    host = Host(HostConfig(folder=paths.default_farm().root, nodes=(1,), listen=request.param, websocket_port=-1))
-    ready = threading.Event()
-    found: list[paths.FarmFile] = []
-
-    def on_ready(file: paths.FarmFile) -> None:
-        found.append(file)
-        ready.set()
-
-    thread = threading.Thread(target=host.run, args=(on_ready,))
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE_S)
-        yield found[0]
-    finally:
-        host.stop()
-        thread.join()
+    with FarmProcess(tmp_path / "own home", nodes=(1,), listen=request.param, websocket_port=-1) as running:
+        yield running.file
 
 
 def websocket_line(file: paths.FarmFile) -> str:
