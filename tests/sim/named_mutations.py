@@ -6,7 +6,11 @@ from typing import Any, Final
 
 from tests.sim.mutations import Mutation
 
-from farmhand.core.named import NamedSession, Store, _Block
+from farmhand.core.feeding import Feeding
+from farmhand.core.named import NamedSession, _Block
+from farmhand.core.settling import Store
+from farmhand.core.supply import Supply
+from farmhand.core.tasks import Task, TaskState
 from farmhand.model.named import Settled
 
 
@@ -60,9 +64,9 @@ def stop_is_not_stored(original: Any) -> Any:
 
 
 def records_are_forgotten(original: Any) -> Any:
-    def on_settled(self: NamedSession, settled: Settled, size: int) -> None:
+    def on_settled(self: NamedSession, settled: Settled, size: int, record: int) -> None:
         if self._opened:
-            original(self, settled, size)
+            original(self, settled, size, record)
 
     return on_settled
 
@@ -86,10 +90,10 @@ def totals_are_not_carried(original: Any) -> Any:
 
 
 def done_is_not_noted(original: Any) -> Any:
-    def close(self: NamedSession, task: Any) -> Any:
-        place = original(self, task)
-        self._blocks[place[0]].done &= ~(1 << place[1])
-        return place
+    def close(self: NamedSession, task: Any, *kind: Any) -> None:
+        original(self, task, *kind)
+        sequence, index = task.cargo.place
+        self._blocks[sequence].done &= ~(1 << index)
 
     return close
 
@@ -101,6 +105,26 @@ def blocks_are_read_again(original: Any) -> Any:
         self._blocks[sequence].done |= done
 
     return on_fetched
+
+
+def nobody_is_handed_on(original: Any) -> Any:
+    def link(self: Supply, task: Task, *args: Any) -> None:
+        self._stubs.pop(task.cargo.place, None)
+        original(self, task, *args)
+
+    return link
+
+
+def falls_alone(_original: Any) -> Any:
+    def admit(self: Feeding, task: Task) -> bool:
+        self.link(task)
+        if task.links is not None and task.links.unfed is not None:
+            self._end(task)
+        elif task.links is not None and task.links.waits:
+            self._block(task)
+        return task.state is TaskState.WAITING
+
+    return admit
 
 
 NAMED_MUTATIONS: Final = (
@@ -118,4 +142,13 @@ NAMED_MUTATIONS: Final = (
     Mutation("the note that a task has its outcome", NamedSession, "_close", done_is_not_noted),
     Mutation("that a block is asked for again", NamedSession, "on_not_fetched", nothing),
     Mutation("that a withdrawn task of a parked block stays so", NamedSession, "on_fetched", blocks_are_read_again),
+    Mutation("that it is noted where values are", Supply, "note", nothing),
+    Mutation("the search for inputs of earlier lives", Supply, "seeks", lambda _: lambda self: []),
+    Mutation("that who waits for a parked task waits for it still", Supply, "link", nobody_is_handed_on),
+    Mutation("that a parked input may be withdrawn", Supply, "on_withdrawn", nothing),
+    Mutation("that what waits falls with what comes and falls", Feeding, "admit", falls_alone),
+    Mutation(
+        "that an input's end is stored before what follows", NamedSession, "_is_stored", lambda _: lambda *_: True
+    ),
+    Mutation("that values are kept while a block needs them", Supply, "expect", nothing),
 )

@@ -13,21 +13,24 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 import msgspec
 
 from farmhand import errors
 from farmhand.client import ending
+from farmhand.client.blocks import Blocks
 from farmhand.client.futures import FarmFuture, settle
+from farmhand.client.inputs import Source, starve
+from farmhand.client.large import Large
 from farmhand.client.ledger import Ledger
-from farmhand.client.link import DriverConfig, Link
+from farmhand.client.link import DriverConfig, Link, left_behind
 from farmhand.client.output import OutputPrinter
 from farmhand.client.records import Record, Records
 from farmhand.client.results import KeptResults
-from farmhand.client.sending import CodeSender, cut_large
+from farmhand.client.sending import CodeSender
 from farmhand.client.stopping import Stopper
-from farmhand.code.values import pack_values
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task, TaskState
 from farmhand.engine import subjects
@@ -38,11 +41,9 @@ from farmhand.model import limits, messages
 from farmhand.model.ids import Token
 from farmhand.model.named import (
     HEADER,
-    Block,
     Place,
     SessionRequest,
     SessionState,
-    heading,
     read_state,
 )
 from farmhand.model.outcome import Kind
@@ -64,15 +65,14 @@ class NamedDriver(Link):
         self.state = SessionState(wanted.name, "")
         self.ledger = Ledger()
         self.stopper = Stopper(self)
+        self.blocks = Blocks(self)
         self.records = Records(self)
         self.publisher: Publisher
         self.sender: CodeSender
         self.results: KeptResults
         self.fetching: set[FarmFuture[Any]] = set()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._inbox: deque[tuple[Group, Task]] = deque()
-        self._outgoing: deque[tuple[Group, list[Task]]] = deque()
-        self._sending = False
         self._awake = False
         self._own = 0  # submitted here and without an outcome
         self._unstored = 0  # submitted here and not known to be stored
@@ -80,7 +80,7 @@ class NamedDriver(Link):
         self._futures: dict[Place, FarmFuture[Any]] = {}  # without an outcome
         self._seen: weakref.WeakValueDictionary[Place, FarmFuture[Any]] = weakref.WeakValueDictionary()
         self._running: dict[Place, str] = {}
-        self._unanswered: dict[int, Sequence[Task]] = {}  # blocks on their way to the engine
+        self._stored: asyncio.Event | None = None  # one more block is
         self._newest = 0  # the last block that was stored from here
         self._readers: list[OrderedReader] = []
 
@@ -142,43 +142,48 @@ class NamedDriver(Link):
 
     def break_all(self, error: Exception) -> None:
         """See `Link`."""
-        with self._lock:
+        with self.lock:
             self.broken = self.broken or error
             waiting = [task.cargo for task in self._not_stored()]
             waiting += [*self._futures.values(), *self.fetching]
             self._forget_all()
             self._own = self._unstored = 0
-        for future in waiting:
-            if not future.done():
-                self.results.fail(future, error)
+        for future in [*waiting, *self.left]:
+            if future._left or not future.done():
+                self.results.fail(future, left_behind(error) if future._left else error)
         with self._idle:
             self._idle.notify_all()
 
     def on_forked(self) -> None:
         """As `Driver.on_forked`."""
-        self._lock, self._idle = threading.RLock(), threading.Condition()
+        self.lock, self._idle = threading.RLock(), threading.Condition()
         self.broken = error = errors.FarmClosed(
             "this process was forked from the one that attached to the session; attach again in it"
         )
-        for future in [*self.fetching, *self._futures.values(), *(task.cargo for task in self._not_stored())]:
+        for future in [
+            *self.fetching,
+            *self.left,
+            *self._futures.values(),
+            *(task.cargo for task in self._not_stored()),
+        ]:
             future.on_forked(error)
         self._forget_all()
         self.fetching.clear()
 
     def _not_stored(self) -> list[Task]:
         """What was submitted here and the engine has not answered for, in order."""
-        waiting = (*self._unanswered.values(), *(tasks for _, tasks in self._outgoing))
+        waiting = (*self.blocks.unanswered.values(), *(tasks for _, tasks in self.blocks.outgoing))
         return [task for tasks in waiting for task in tasks] + [task for _, task in self._inbox]
 
     def _forget_all(self) -> None:
-        for known in (self._inbox, self._outgoing, self._unanswered, self._futures, self._running):
+        for known in (self._inbox, self.blocks.outgoing, self.blocks.unanswered, self._futures, self._running):
             known.clear()
 
     # ---- submitting
 
     def submit(self, group: Group, task: Task) -> None:
         """Accept one task, from any thread."""
-        with self._lock:
+        with self.lock:
             self._inbox.append((group, task))
             self._own += 1
             self._unstored += 1
@@ -188,7 +193,7 @@ class NamedDriver(Link):
     def submit_many(self, group: Group, tasks: Iterable[Task]) -> None:
         """Accept many tasks of one group."""
         added = [(group, task) for task in tasks]
-        with self._lock:
+        with self.lock:
             self._inbox.extend(added)
             self._own += len(added)
             self._unstored += len(added)
@@ -201,7 +206,7 @@ class NamedDriver(Link):
 
     def _pump(self) -> None:
         self._awake = False
-        with self._lock:
+        with self.lock:
             while self._inbox:
                 group, first = self._inbox.popleft()
                 tasks, size = [first], first.size
@@ -210,67 +215,28 @@ class NamedDriver(Link):
                     if size > limits.BATCH_BYTES_MAX:
                         break
                     tasks.append(self._inbox.popleft()[1])
-                self._outgoing.append((group, tasks))
-        if self._outgoing and not self._sending:
-            self._sending = True
-            self.spawn(self._send_all())
+                self.blocks.outgoing.append((group, tasks))
+        self.blocks.send()
 
-    async def _send_all(self) -> None:
-        """Store the blocks in the order of their submission."""
-        while self._outgoing:
-            group, tasks = self._outgoing[0]
-            try:
-                for code in self.sender.missing(group.profile):
-                    await self.sender.store_code(code)
-                for task in tasks:
-                    if (later := getattr(task.cargo._entry, "later", None)) is not None:
-                        await later.stored()
-            except errors.EngineError as error:
-                log.warning("code or data for session %s is not stored yet: %s", self.state.name, error)
-                await asyncio.sleep(limits.STORE_RETRY_S)
-                continue
-            await self.publisher.wait_room()
-            with self._lock:
-                if not self._outgoing:
-                    break  # it was given up
-                self._outgoing.popleft()
-                self._unanswered[id(tasks)] = tasks
-            self._store(group, tasks)
-        self._sending = False
+    async def wait_stored(self) -> None:
+        """Return when one more block is stored."""
+        if self._stored is None:
+            self._stored = asyncio.Event()
+        await self._stored.wait()
 
-    def _store(self, group: Group, tasks: Sequence[Task]) -> None:
-        entries, refs = cut_large(task.cargo._entry for task in tasks)
-        block = Block(messages.PROTOCOL, self.session_id, len(tasks), group.profile, group.lane, group.retry, refs)
-        frame = messages.pack(block, pack_values(entries))
-        self.sender.bytes_out += len(frame)
-        subject, msg_id = subjects.backlog(self.session_id, group.lane_id), secrets.token_hex(8)
-        headers = {HEADER: heading(len(tasks), group.profile.name)}
-
-        def done(sequence: int, error: errors.EngineError | None) -> None:
-            if error is None:
-                self._on_stored(sequence, tasks)
-            elif not self.closing.is_set():
-                log.warning("session %s: a block is not stored yet: %s", self.state.name, error)
-                self.loop.call_later(limits.STORE_RETRY_S, again)
-
-        def again() -> None:
-            self.publisher.publish(subject, frame, done, msg_id=msg_id, headers=headers)
-
-        again()
-
-    def _on_stored(self, sequence: int, tasks: Sequence[Task]) -> None:
+    def on_stored(self, sequence: int, tasks: Sequence[Task]) -> None:
         """They will have outcomes, whatever becomes of this process."""
         late: list[Place] = []
         running: list[FarmFuture[Any]] = []
-        with self._lock:
-            if self._unanswered.pop(id(tasks), None) is None:
+        with self.lock:
+            if self.blocks.unanswered.pop(id(tasks), None) is None:
                 return  # everything was given up
             self._newest = max(self._newest, sequence)
             for index, task in enumerate(tasks):
                 task.token, task.index = Token(sequence), index
                 task.cargo.number = messages.number_of(sequence, index)
                 task.state = TaskState.SENT
-                task.cargo._entry = _STORED
+                task.cargo._entry, task.cargo._inputs = _STORED, ()
                 place = sequence, index
                 self._futures[place] = task.cargo
                 if self.ledger.record_of(place):
@@ -278,7 +244,9 @@ class NamedDriver(Link):
                 elif place in self._running:
                     running.append(task.cargo)
             self._unstored -= len(tasks)
-        self.stopper.on_stored()
+        if self._stored is not None:
+            self._stored.set()
+            self._stored = None
         for place in late:
             self._settle_later(place, self._futures.pop(place))
         for future in running:
@@ -301,7 +269,7 @@ class NamedDriver(Link):
     # ---- outcomes
 
     def _on_block(self, sequence: int, _subject: str, said: bytes | memoryview) -> None:
-        with self._lock:
+        with self.lock:
             self.ledger.on_block(sequence, bytes(said).decode())
         if sequence >= self._newest:
             with self._idle:
@@ -309,7 +277,7 @@ class NamedDriver(Link):
 
     def _on_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
         record = Record(data)
-        with self._lock:
+        with self.lock:
             self.ledger.on_record(sequence, record.settled.runs)
             if not self._futures and not self._running:
                 return
@@ -334,16 +302,32 @@ class NamedDriver(Link):
                 entry = body.entries[position] if position < len(body.entries) else b""
                 if type(entry) is tuple:
                     ready.append((future, entry[0]))
+                elif entry is None:
+                    name = task.group.profile.name if task is not None else ""
+                    self.results.on_large(future, name, body.blobs.get(at))
                 else:
-                    self.results.take(future, entry, body.blobs.get(at))
+                    self.results.take(future, entry, None)
             elif mark.kind is Kind.CANCELLED:
                 future._withdraw()
+            elif (cause := record.cause(at)) is not None:
+                self._starve(future, cause)
             elif task is not None:
                 task.attempts = attempts
                 position = position if mark.kind is Kind.RAISED else -1
                 self.results.end(core.Ended(task, mark, position, settled.node, settled.slot), body)
         settle(ready)
         self.wake_waiters()
+
+    def _starve(self, future: FarmFuture[Any], place: Place) -> None:
+        """The task did not run, because this other one has ended without a value. What its error was may still be on its way."""
+        name = future._task.group.profile.name if future._task is not None else ""
+        self.fetching.add(future)
+
+        def end(cause: Future[Any]) -> None:
+            starve(future, name, self.ledger.name(place), None if cause.cancelled() else cause.exception())
+            self.on_fetched([future])
+
+        self.future_at(place).add_done_callback(end)
 
     def _settle_later(self, place: Place, future: FarmFuture[Any]) -> None:
         """Its outcome is in a record that was read before."""
@@ -352,7 +336,7 @@ class NamedDriver(Link):
 
     def on_fetched(self, futures: Iterable[FarmFuture[Any]]) -> None:
         """Their records were read; what is still under way is a large value."""
-        self.fetching.difference_update(future for future in futures if future.done())
+        self.fetching.difference_update(future for future in futures if future._left or future.done())
         self.wake_waiters()
 
     def wake_waiters(self) -> None:
@@ -376,12 +360,14 @@ class NamedDriver(Link):
         with self._idle:
             while self.open and self.broken is None and self.alive and worthwhile():
                 self._idle.wait(limits.SIGNAL_S)
+        if worthwhile():
+            self.fetch_unserving()
 
     # ---- what is there
 
     def future_at(self, place: Place) -> FarmFuture[Any]:
         """The future of a task of the session, whoever submitted it; from any thread."""
-        with self._lock:
+        with self.lock:
             known = self._futures.get(place) or self._seen.get(place)
             if known is not None:
                 return known
@@ -416,7 +402,7 @@ class NamedDriver(Link):
 
     def _on_started(self, msg: Msg) -> None:
         notice = messages.read_started(msg.data)
-        with self._lock:
+        with self.lock:
             if self.ledger.record_of(notice.place):
                 return
             self._running[notice.place] = notice.node
@@ -468,20 +454,23 @@ class NamedDriver(Link):
 
     def cancel_waiting(self) -> None:
         """Cancel every task submitted here that does not run."""
-        with self._lock:
+        with self.lock:
             tasks = self._not_stored()
             tasks += [f._task for f in self._futures.values() if f._task is not None and f._entry is not None]
         self.stopper.stop(tasks, kill=False)
 
     def on_stopped(self, place: Place) -> None:
         """The caretaker has ended this task; the record of that is stored."""
-        with self._lock:
+        with self.lock:
             future = self._futures.pop(place, None)
             if future is not None:
                 self._own -= future._entry is not None
         if future is not None:
             future._withdraw()
             self.wake_waiters()
+
+    def keep(self, _source: Source, _large: Large) -> None:
+        """What a call may need stays until the session is removed."""
 
     def forget(self, _entry: Any) -> None:
         """Stored arguments stay until the session is removed."""

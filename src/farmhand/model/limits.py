@@ -156,8 +156,14 @@ FAILED_BYTES_MAX: Final = 256 * MB  # of all sessions
 RETRIED_SESSION: Final = "retries"  # where tasks run again whose own session is over
 BLOCK_TASKS_MAX: Final = 512  # tasks in one stored block: few messages for a million tasks, and none waits for long
 BLOCK_AHEAD_TASKS: Final = 4096  # of a lane that a caretaker keeps in memory; it reads the others when it needs them
+BLOCK_BLOCKED_TASKS: Final = (
+    65536  # the same with those that wait for values of others, which must not keep out what can run
+)
 STOP_TASKS_MAX: Final = 4096  # tasks in one request to stop them
 BLOCK_AHEAD_BYTES: Final = 16 * MB  # the same in bytes
+SUPPLIES_KEPT_BYTES: Final = (
+    16 * MB
+)  # values that tasks of a named session wait for; others are read from their records
 SETTLED_PURGE: Final = 256  # reports that were copied into records before the engine forgets them
 SESSION_SWEEP_S: Final = 60.0  # how often sessions are looked at that nobody has used for long
 ATTACH_S: Final = 0.5  # the longest that attaching waits for the outcomes known so far; the others come later
