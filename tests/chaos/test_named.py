@@ -14,7 +14,7 @@ from tests.chaos.farm import PATIENCE_S, Client, FarmProcess, frozen, hold, kill
 from tests.chaos.history import Effects, History
 from tests.chaos.meeting import PathMeeting
 from tests.chaos.test_disk import farm_on_a_small_disk, fill, mountable
-from tests.chaos.work import effect, number, visit, visit_and_fail
+from tests.chaos.work import add_up, effect, number, visit, visit_and_fail
 
 from farmhand import Farm, Retry, errors
 from farmhand.client.session import Session
@@ -152,6 +152,37 @@ def test_engine_node_and_steward_are_killed_while_tasks_come_and_go(
         print(f"killed {killed}: {tasks} tasks, {ran.total()} runs")
         wait_until(lambda: len(other) == tasks, "each was stored once")
         assert values(other) == values(night) == list(range(tasks))
+
+
+def test_engine_node_and_steward_are_killed_while_tasks_wait_for_one_another(home: Path, dice: random.Random) -> None:
+    over, killed, width = threading.Event(), [], 60
+
+    def rampage() -> None:
+        for role in ("steward", "engine", "node", "steward", "slot", "engine", "steward"):
+            if over.wait(dice.uniform(0.1, 0.6)):
+                return
+            if kill_some(running.pid, role, dice):
+                killed.append(role)
+
+    with FarmProcess(home) as running, open_night(running) as night, open_night(running) as other:
+        thread = threading.Thread(target=rampage)
+        thread.start()
+        try:
+            rows = [[night.submit(number, i) for i in range(width)]]
+            for depth in range(1, 40):
+                last = rows[-1]
+                rows.append([night.submit(add_up, depth, last[i], last[i - 1]) for i in range(width)])
+            expected = list(range(width))
+            for row in rows:
+                assert [future.result(PATIENCE_S) for future in row] == expected
+                expected = [expected[i] + expected[i - 1] for i in range(width)]
+        finally:
+            over.set()
+            thread.join()
+        print(f"killed {killed}")
+        wait_until(lambda: len(other) == 40 * width, "each was stored once")
+        assert values(other) == values(night)
+        wait_until(lambda: (night.state.done, night.state.open) == (40 * width, 0), "the caretaker has counted right")
 
 
 def test_the_engine_and_the_client_die_at_once(home: Path, effects: Effects) -> None:

@@ -18,7 +18,18 @@ from farmhand.home import paths, saved, settings
 from farmhand.home.lock import Holder
 from farmhand.model import messages
 from farmhand.model.messages import Feed, Profile, Report, State, Work, pack, split
-from farmhand.model.named import About, Block, Failed, Settled, read_about, read_block, read_failed, read_settled
+from farmhand.model.named import (
+    About,
+    Block,
+    Failed,
+    Input,
+    Settled,
+    Tried,
+    read_about,
+    read_block,
+    read_failed,
+    read_settled,
+)
 from farmhand.model.needs import Lane, Need
 from farmhand.model.outcome import BlobRef, Kind, Mark
 from farmhand.model.retry import Retry
@@ -75,6 +86,17 @@ BLOCK: Final = Block(
 SETTLED: Final = Settled(
     3, ((17, 0, 2), (19, 5, 1)), (Mark(2, Kind.RAISED, "ValueError: no"),), "barn", 1, (BlobRef(0, "x-0", 4096),), (2,), 17, 100, 2, 1,
     12345, 1.5, 1.25,
+)  # fmt: skip
+BLOCK_WITH_INPUTS: Final = Block(
+    3, "n0123456789ab", 2, Profile("c" * 32, "total"), LANE, Retry(), (BlobRef(3, "1f-2", 2**21, mapped=True, name="an array"),),
+    after=18, feeds=(Feed(1, (0, 2, 3, 4)),), inputs=(Input(2, 17, 1, 19, "area"),), counted=2**21,
+)  # fmt: skip
+SETTLED_BY_AN_INPUT: Final = Settled(
+    3, ((21, 0, 1),), (Mark(0, Kind.REFUSED, "did not run, because its input 'area' failed"),), attempts=(0,), low=17,
+    causes=((0, 17, 1),),
+)  # fmt: skip
+SETTLED_LATER: Final = Settled(
+    3, (), (), "barn", 1, low=17, tried=(Tried(17, 1, 18, 3, 2, 1, 1), Tried(19, 0, 23, 1, 1, 0, 0)),
 )  # fmt: skip
 FAILED: Final = Failed(
     3, "n0123456789ab", "night-run", 1795274309.5, Mark(0, Kind.TIMED_OUT, "stopped", tail=("last",)), "barn", 0, 3,
@@ -145,7 +167,10 @@ STORED: Final = (
     Stored("about.msg", lambda folder: void((folder / "about.msg").write_bytes(messages.encode(ABOUT))),
            lambda folder: msgspec.to_builtins(read_about((folder / "about.msg").read_bytes()))),
     _frame("block.frame", BLOCK, [(3, "four"), None], read_block),
+    _frame("block-with-inputs.frame", BLOCK_WITH_INPUTS, [(3,), b"packed", None, None, b"given"], read_block),
+    _frame("settled-by-an-input.frame", SETTLED_BY_AN_INPUT, [], read_settled),
     _frame("settled.frame", SETTLED, [None, (1.5,), b"packed"], read_settled),
+    _frame("settled-later.frame", SETTLED_LATER, [], read_settled),
     _frame("failed.frame", FAILED, [None], read_failed),
     _json("lane.json", LANE, Lane),  # in the metadata of a lane's consumer
     Stored("code.blob", lambda folder: void((folder / "code.blob").write_bytes(code_payload(b"packed"))), _read_code),

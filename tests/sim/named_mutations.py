@@ -7,7 +7,12 @@ from typing import Any, Final
 from tests.sim.mutations import Mutation
 
 from farmhand.core.copies import Copies
-from farmhand.core.named import NamedSession, Store, _Block
+from farmhand.core.feeding import Feeding
+from farmhand.core.named import NamedSession, _Block
+from farmhand.core.settling import Store
+from farmhand.core.supply import Supply
+from farmhand.core.tasks import Task, TaskState
+from farmhand.core.tries import Tries
 from farmhand.model.named import Settled
 
 
@@ -61,9 +66,9 @@ def stop_is_not_stored(original: Any) -> Any:
 
 
 def records_are_forgotten(original: Any) -> Any:
-    def on_settled(self: NamedSession, settled: Settled, size: int) -> None:
+    def on_settled(self: NamedSession, settled: Settled, size: int, record: int) -> None:
         if self._opened:
-            original(self, settled, size)
+            original(self, settled, size, record)
 
     return on_settled
 
@@ -87,10 +92,10 @@ def totals_are_not_carried(original: Any) -> Any:
 
 
 def done_is_not_noted(original: Any) -> Any:
-    def close(self: NamedSession, task: Any) -> Any:
-        place = original(self, task)
-        self._blocks[place[0]].done &= ~(1 << place[1])
-        return place
+    def close(self: NamedSession, task: Any, *kind: Any) -> None:
+        original(self, task, *kind)
+        sequence, index = task.cargo.place
+        self._blocks[sequence].done &= ~(1 << index)
 
     return close
 
@@ -112,7 +117,7 @@ def failures_are_forgotten(original: Any) -> Any:
 
 
 def earlier_reports_are_not_counted(original: Any) -> Any:
-    def recall(self: NamedSession, task: Any, last: int) -> None:
+    def recall(self: Tries, task: Any, last: int) -> None:
         self._marked.pop(task.cargo.place, None)
         original(self, task, last)
 
@@ -131,10 +136,30 @@ def nothing_is_missing(_original: Any) -> Any:
     return lambda self, after: range(0)
 
 
+def nobody_is_handed_on(original: Any) -> Any:
+    def link(self: Supply, task: Task, *args: Any) -> None:
+        self._stubs.pop(task.cargo.place, None)
+        original(self, task, *args)
+
+    return link
+
+
+def falls_alone(_original: Any) -> Any:
+    def admit(self: Feeding, task: Task) -> bool:
+        self.link(task)
+        if task.links is not None and task.links.unfed is not None:
+            self._end(task)
+        elif task.links is not None and task.links.waits:
+            self._block(task)
+        return task.state is TaskState.WAITING
+
+    return admit
+
+
 NAMED_MUTATIONS: Final = (
     Mutation("that failures are stored", NamedSession, "_settle", failures_are_forgotten),
-    Mutation("the count of failures in earlier attempts", NamedSession, "_recall", earlier_reports_are_not_counted),
-    Mutation("that a failure counts once", NamedSession, "_is_counted", failures_count_twice),
+    Mutation("the count of failures in earlier attempts", Tries, "recall", earlier_reports_are_not_counted),
+    Mutation("that a failure counts once", Tries, "is_counted", failures_count_twice),
     Mutation("that a second copy of a block is known", Copies, "is_copy", no_copy),
     Mutation("the look for copies before what was read", Copies, "missing", nothing_is_missing),
     Mutation("the claim of work that is out", NamedSession, "claim_work", nothing),
@@ -151,4 +176,13 @@ NAMED_MUTATIONS: Final = (
     Mutation("the note that a task has its outcome", NamedSession, "_close", done_is_not_noted),
     Mutation("that a block is asked for again", NamedSession, "on_not_fetched", nothing),
     Mutation("that a withdrawn task of a parked block stays so", NamedSession, "on_fetched", blocks_are_read_again),
+    Mutation("that it is noted where values are", Supply, "note", nothing),
+    Mutation("the search for inputs of earlier lives", Supply, "seeks", lambda _: lambda self: []),
+    Mutation("that who waits for a parked task waits for it still", Supply, "link", nobody_is_handed_on),
+    Mutation("that a parked input may be withdrawn", Supply, "on_withdrawn", nothing),
+    Mutation("that what waits falls with what comes and falls", Feeding, "admit", falls_alone),
+    Mutation(
+        "that an input's end is stored before what follows", NamedSession, "_is_stored", lambda _: lambda *_: True
+    ),
+    Mutation("that values are kept while a block needs them", Supply, "expect", nothing),
 )

@@ -222,7 +222,7 @@ def session(slots: int, calls: int = MILLION) -> dict[str, Any]:
                 workloads.warm(farm)
                 began = time.perf_counter()
                 futures = [farm.submit(workloads.echo, number) for number in range(calls)]
-                farm._driver.flush()  # type: ignore[attr-defined]
+                farm._driver.flush()
                 stored = time.perf_counter() - began
                 for future in futures:
                     future.result()

@@ -8,7 +8,6 @@ the standard executors run on theirs.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -26,7 +25,7 @@ from farmhand.client.futures import FarmFuture
 from farmhand.client.inputs import Source, starve
 from farmhand.client.lanes import Lanes
 from farmhand.client.large import Large, remove_file
-from farmhand.client.link import DriverConfig, Link
+from farmhand.client.link import DriverConfig, Link, left_behind
 from farmhand.client.output import OutputPrinter
 from farmhand.client.results import Results
 from farmhand.client.sending import Sender
@@ -77,7 +76,7 @@ class Driver(Link):
 
     # ---- life
 
-    takes_inputs = True
+    shares_memory = True
 
     def connection_name(self) -> str:
         """See `Link`."""
@@ -192,7 +191,8 @@ class Driver(Link):
                     self.results.end(effect, body)
                     ended = True
                 case Unfed():
-                    starve(effect.task.cargo, effect.task, effect.cause)
+                    of = effect.cause.group.profile.name
+                    starve(effect.task.cargo, effect.task.group.profile.name, of, effect.cause.cargo._exception)
                     ended = True
                 case core.Running():
                     effect.task.cargo.on_running(effect.node)
@@ -413,21 +413,10 @@ class Driver(Link):
         """See `Link`."""
         return any(large.id == blob_id for large in list(self._kept.values()))
 
-    def fetch(self, future: FarmFuture[Any]) -> None:
-        """Somebody asks for a large value that was left on the farm; from any thread."""
-        if self.alive:
-            self.loop.call_soon_threadsafe(self.results.fetch_left, future)
-
     def wait_all(self) -> None:
         """Return when every task has its outcome. Large values come along, unless they have served other calls."""
         self._wait_idle()
-        if self.alive and not self.on_its_thread():
-            with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the loop has just ended
-                for future in asyncio.run_coroutine_threadsafe(self._unserving(), self.loop).result():
-                    future.exception()
-
-    async def _unserving(self) -> list[FarmFuture[Any]]:
-        return [future for future in self.left if not future.serves]
+        self.fetch_unserving()
 
     def _wait_idle(self) -> None:
         with self._idle:
@@ -449,7 +438,7 @@ class Driver(Link):
             if alive and not future.done():
                 future.set_exception(error)
         for future in [*self.fetching, *self.left]:
-            self.results.fail(future, _left_behind(error) if future._left else error)
+            self.results.fail(future, left_behind(error) if future._left else error)
         with self._idle:
             self._idle.notify_all()
 
@@ -483,8 +472,3 @@ class Driver(Link):
         self.connection.publish(subjects.beat_of_session(self.session_id), messages.encode(beat))
         if again and not ended:
             self.loop.call_later(limits.BEAT_S, self._beat)
-
-
-def _left_behind(error: Exception) -> Exception:
-    return errors.FarmClosed(f"{error} Its large value was left there, since only other calls used it: ask for the result "
-                             f"while the farm is open")  # fmt: skip

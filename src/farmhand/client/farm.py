@@ -356,15 +356,13 @@ class Farm(_View):
         """Put an object on the farm once, and return a reference: in a call of this Farm, at any depth, it is the object.
 
         Each node fetches it when a call there first needs it, and keeps it for the next ones; the slots of a machine share its
-        arrays and tables, which are read-only. It is removed when neither the reference nor a call needs it.
+        arrays and tables, which are read-only. It is removed when neither the reference nor a call needs it; that of a named
+        session stays until the session is removed.
         Raises: what pickling it raises; `EngineFull`; as `submit`.
         """
-        from farmhand.client.inputs import NO_INPUTS
         from farmhand.client.shared import scatter
 
         self._check_open()
-        if not self._driver.takes_inputs:
-            raise errors.BadOption(NO_INPUTS)
         return scatter(self._driver, obj)
 
     def _offer_bundles(self, bundles: Iterable[str]) -> None:

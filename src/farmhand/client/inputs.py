@@ -6,9 +6,8 @@ holds it any more, what lies on the farm for it is removed. That is all the book
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from farmhand.client.futures import FarmFuture, settling
 from farmhand.client.large import Large, store_bytes
@@ -17,6 +16,7 @@ from farmhand.code.values import Entry, pack_value
 from farmhand.core.tasks import Batch, Group, Links, Task, TaskState
 from farmhand.errors import BadOption, InputFailed
 from farmhand.model import limits
+from farmhand.model.ids import is_named
 from farmhand.model.messages import Feed, Profile
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import BlobRef
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 class Source:
     """A value, or the promise of one. It has an `entry` (small), is `large`, or will be when its `task` has succeeded."""
 
-    __slots__ = ("__weakref__", "bundles", "driver", "entry", "large", "modules", "name", "origin", "task", "wanted")
+    __slots__ = ("__weakref__", "bundles", "driver", "entry", "future", "large", "modules", "name", "origin", "shipped", "task",
+                 "wanted")  # fmt: skip
 
     def __init__(self, name: str, *, task: Task | None = None, entry: Entry | None = None,
-                 driver: Link | None = None) -> None:  # fmt: skip
+                 driver: Link | None = None, future: FarmFuture[Any] | None = None) -> None:  # fmt: skip
         self.name = name
         self.task = task
         self.entry = entry
@@ -42,6 +43,8 @@ class Source:
         self.bundles: tuple[str, ...] = task.group.profile.bundles if task is not None else ()  # to unpickle it
         self.modules: set[str] = set()  # of the user, that are needed for that, while their bundles are not known
         self.origin: bytes | None = None  # what it was made of, if that cannot change
+        self.future = future  # of a named session, which has the value and gives it to the call
+        self.shipped = False  # a block of a named session has it
 
     def lies(self, large: Large, driver: Link) -> None:
         """It is on the farm, and to be removed there when nobody holds this any more."""
@@ -61,6 +64,8 @@ def _ended(future: FarmFuture[Any]) -> Task:
 
 def source_of(future: FarmFuture[Any]) -> Source:
     """A future as an input of a call. A value that this process has travels as it is now; what packing it raises is raised."""
+    if is_named(future._session):
+        return _named_source(future)
     with settling:
         source, task, packed = future._source, future._task, future._packed
         pending = future._state in (PENDING, RUNNING)
@@ -83,23 +88,47 @@ def source_of(future: FarmFuture[Any]) -> Source:
         return future._source
 
 
+def _named_source(future: FarmFuture[Any]) -> Source:
+    """The session has the value, whatever this process has."""
+    with settling:
+        source, task = future._source, future._task
+        if source is None or source.future is None:
+            name = task.group.profile.name if task is not None else source.name if source is not None else ""
+            made = Source(source.name if source is not None else f"the result of {name or 'task'!r}", future=future)
+            made.large = source.large if source is not None else None
+            source = future._source = made
+        source.wanted = True
+        return source
+
+
 code_inputs.kinds[FarmFuture] = source_of
 
 
-NO_INPUTS: Final = (
-    "a named session takes no futures and references as arguments: give the call the result() or the object itself"
-)
-
-
-def check_sources(sources: Iterable[Source], driver: Link) -> None:
-    """Raise `BadOption` when one of them is of another farm."""
-    for source in sources:
-        if not driver.takes_inputs:
-            raise BadOption(NO_INPUTS)
-        if source.driver is not None and source.driver is not driver and source.entry is None:
+def check_sources(sources: list[Source], driver: Link) -> None:
+    """Raise `BadOption` when one of them is of another farm or session, and its value is not here."""
+    for at, source in enumerate(sources):
+        if source.future is not None:
+            sources[at] = _checked(source, source.future, driver)
+        elif source.driver is not None and source.driver is not driver and source.entry is None:
             raise BadOption(
                 f"{source.name} belongs to another Farm, whose nodes have it; give the call its result() instead"
             )
+
+
+def _checked(source: Source, future: FarmFuture[Any], driver: Link) -> Source:
+    """The same for a future of a named session. Elsewhere it can be no more than its value."""
+    if future._session == driver.session_id:
+        other = future._driver
+        if not future.number and other is not None and other is not driver and not other.on_its_thread():
+            other.flush(limits.REQUEST_S)  # this process has attached to the session twice
+        if future.number or other is driver:
+            return source
+        raise BadOption(f"{source.name} was never stored in the session; submit again what makes it")
+    if future._state != FINISHED or future._exception is not None:
+        raise BadOption(f"{source.name} belongs to another session; give the call its result() instead")
+    copy = Source(source.name)
+    copy.entry, copy.modules = pack_value(future._result)
+    return copy
 
 
 def feed(future: FarmFuture[Any], inputs: list[Source]) -> Links | None:
@@ -109,18 +138,15 @@ def feed(future: FarmFuture[Any], inputs: list[Source]) -> Links | None:
     return Links(tasks) if tasks else None
 
 
-def starve(future: FarmFuture[Any], task: Task, cause: Task) -> None:
-    """An input of this task, near or far, has ended without a value: so does its future."""
-    failed: FarmFuture[Any] = cause.cargo
-    error = failed._exception
+def starve(future: FarmFuture[Any], name: str, of: str, error: BaseException | None) -> None:
+    """An input of this task, near or far, has ended without a value: so does its future. `of`: the input's name."""
     if future.done():
         return
     if error is None:  # cancelled, as what it was for
         future._withdraw()
         return
-    name, of = task.group.profile.name or "task", cause.group.profile.name
     source = f"its input {of!r}" if of else "an input"
-    unfed = InputFailed(f"{name}: did not run, because {source} failed: {type(error).__name__}: {error}")
+    unfed = InputFailed(f"{name or 'task'}: did not run, because {source} failed: {type(error).__name__}: {error}")
     unfed.__cause__ = error
     future._release()
     future.set_exception(unfed)

@@ -31,6 +31,7 @@ class Ledger:
         self._at: dict[int, int] = {}  # the position of a block, by its sequence
         self._ids: set[str] = set()  # under which they were stored
         self._named: dict[str, list[int]] = {}
+        self.last_record = 0  # its sequence
         self._records: dict[int, list[tuple[int, int, int]]] = {}  # by block: first index, tasks, the record's sequence
 
     def on_block(self, sequence: int, said: str, msg_id: str = "") -> None:
@@ -53,6 +54,7 @@ class Ledger:
 
     def on_record(self, sequence: int, runs: tuple[Run, ...]) -> None:
         """A stored record has the outcomes of these."""
+        self.last_record = max(self.last_record, sequence)
         for block, first, count in runs:
             self._records.setdefault(block, []).append((first, count, sequence))
 
@@ -63,6 +65,10 @@ class Ledger:
             if first <= index < first + count:
                 return sequence
         return 0
+
+    def recorded_from(self, place: Place) -> int:
+        """No record before this sequence has the task's outcome."""
+        return self.record_of(place) or max(self.last_record, place[0]) + 1
 
     def place(self, number: int) -> Place:
         """The place of the session's task `number`, from 0. Raises `IndexError`."""

@@ -6,6 +6,7 @@ Any thread may ask the farm something; what the farm says arrives on the loop's 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -77,11 +78,22 @@ class Link:
     results: Results
     fetching: set[FarmFuture[Any]]  # whose tasks are done and whose values are on their way
 
-    takes_inputs = False  # calls may have futures and references as arguments
+    shares_memory = False  # large memory of arguments is stored once for all calls that have it
 
     def fetch(self, future: FarmFuture[Any]) -> None:
         """Somebody asks for a large value that was left on the farm; from any thread."""
-        raise NotImplementedError
+        if self.alive:
+            self.loop.call_soon_threadsafe(self.results.fetch_left, future)
+
+    def fetch_unserving(self) -> None:
+        """Return when large values that have served no call are here."""
+        if self.alive and not self.on_its_thread():
+            with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the loop has just ended
+                for future in asyncio.run_coroutine_threadsafe(self._unserving(), self.loop).result():
+                    future.exception()
+
+    async def _unserving(self) -> list[FarmFuture[Any]]:
+        return [future for future in self.left if not future.serves]
 
     def keep(self, source: Source, large: Large) -> None:
         """Remove this when the source dies."""
@@ -106,6 +118,10 @@ class Link:
     async def say_goodbye(self) -> None:
         """The session ends; the connection is still there."""
         raise NotImplementedError
+
+    def flush(self, _seconds: float | None = None) -> bool:
+        """Wait until everything that was submitted is stored. False when it is not, `seconds` later."""
+        return True
 
     def break_all(self, error: Exception) -> None:
         """The session cannot go on: whoever waits for something hears `error`."""
@@ -270,3 +286,9 @@ class Link:
         if not task.cancelled() and (error := task.exception()):
             log.error("the session's background work failed", exc_info=error)
             self.break_all(error if isinstance(error, Exception) else errors.FarmClosed(str(error)))
+
+
+def left_behind(error: Exception) -> Exception:
+    """What ends a future whose large value stays on the farm."""
+    return errors.FarmClosed(f"{error} Its large value was left there, since only other calls used it: ask for the result "
+                             f"while the farm is open")  # fmt: skip

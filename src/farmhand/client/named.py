@@ -10,25 +10,27 @@ import contextlib
 import logging
 import secrets
 import threading
-import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, Final
 
 import msgspec
 
 from farmhand import errors
 from farmhand.client import ending
+from farmhand.client.blocks import Blocks
 from farmhand.client.futures import FarmFuture, settle
+from farmhand.client.inputs import Source, starve
+from farmhand.client.large import Large
 from farmhand.client.ledger import Ledger
-from farmhand.client.link import DriverConfig, Link
+from farmhand.client.link import DriverConfig, Link, left_behind
 from farmhand.client.output import OutputPrinter
 from farmhand.client.records import Record, Records
 from farmhand.client.results import KeptResults
-from farmhand.client.sending import CodeSender, cut_large
+from farmhand.client.sending import CodeSender
 from farmhand.client.stopping import Stopper
-from farmhand.code.values import pack_values
 from farmhand.core import session as core
 from farmhand.core.tasks import Group, Task, TaskState
 from farmhand.engine import subjects
@@ -37,7 +39,7 @@ from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import Token
-from farmhand.model.named import HEADER, Block, Place, SessionRequest, SessionState, heading, read_state
+from farmhand.model.named import HEADER, Place, SessionRequest, SessionState, read_state
 from farmhand.model.outcome import Kind
 from farmhand.model.version import VERSION
 
@@ -57,15 +59,14 @@ class NamedDriver(Link):
         self.state = SessionState(wanted.name, "")
         self.ledger = Ledger()
         self.stopper = Stopper(self)
+        self.blocks = Blocks(self)
         self.records = Records(self)
         self.publisher: Publisher
         self.sender: CodeSender
         self.results: KeptResults
         self.fetching: set[FarmFuture[Any]] = set()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._inbox: deque[tuple[Group, Task]] = deque()
-        self._outgoing: deque[tuple[Group, list[Task]]] = deque()
-        self._sending = False
         self._awake = False
         self._own = 0  # submitted here and without an outcome
         self._unstored = 0  # submitted here and not known to be stored
@@ -73,9 +74,9 @@ class NamedDriver(Link):
         self._futures: dict[Place, FarmFuture[Any]] = {}  # without an outcome
         self._seen: weakref.WeakValueDictionary[Place, FarmFuture[Any]] = weakref.WeakValueDictionary()
         self._running: dict[Place, str] = {}
-        self._unanswered: dict[str, Sequence[Task]] = {}  # blocks on their way to the engine, by id
+        self._stored: asyncio.Event | None = None  # one more block is
         self._newest = 0  # the last block that was stored from here
-        self._blocks: OrderedReader
+        self._block_reader: OrderedReader
         self._readers: list[OrderedReader] = []
 
     # ---- life
@@ -97,7 +98,7 @@ class NamedDriver(Link):
         connection.on_connected.append(self._on_connected)
         if self.config.output:
             connection.subscribe(subjects.output(session, "*"), OutputPrinter().on_message)
-        self._blocks = blocks = OrderedReader(
+        self._block_reader = blocks = OrderedReader(
             connection, subjects.SESSION, subjects.backlog(session, "*"), self._on_block, header=HEADER
         )
         records = OrderedReader(connection, subjects.SESSION, subjects.outcomes(session), self._on_record)
@@ -136,43 +137,51 @@ class NamedDriver(Link):
 
     def break_all(self, error: Exception) -> None:
         """See `Link`."""
-        with self._lock:
+        with self.lock:
             self.broken = self.broken or error
             waiting = [task.cargo for task in self._not_stored()]
             waiting += [*self._futures.values(), *self.fetching]
             self._forget_all()
             self._own = self._unstored = 0
-        for future in waiting:
-            if not future.done():
-                self.results.fail(future, error)
+        for future in [*waiting, *self.left]:
+            if future._left or not future.done():
+                self.results.fail(future, left_behind(error) if future._left else error)
         with self._idle:
             self._idle.notify_all()
 
     def on_forked(self) -> None:
         """As `Driver.on_forked`."""
-        self._lock, self._idle = threading.RLock(), threading.Condition()
+        self.lock, self._idle = threading.RLock(), threading.Condition()
         self.broken = error = errors.FarmClosed(
             "this process was forked from the one that attached to the session; attach again in it"
         )
-        for future in [*self.fetching, *self._futures.values(), *(task.cargo for task in self._not_stored())]:
+        for future in [
+            *self.fetching,
+            *self.left,
+            *self._futures.values(),
+            *(task.cargo for task in self._not_stored()),
+        ]:
             future.on_forked(error)
         self._forget_all()
         self.fetching.clear()
 
     def _not_stored(self) -> list[Task]:
         """What was submitted here and the engine has not answered for, in order."""
-        waiting = (*self._unanswered.values(), *(tasks for _, tasks in self._outgoing))
+        waiting = (
+            *(sent.tasks for sent in self.blocks.unanswered.values()),
+            *(tasks for _, tasks in self.blocks.outgoing),
+        )
         return [task for tasks in waiting for task in tasks] + [task for _, task in self._inbox]
 
     def _forget_all(self) -> None:
-        for known in (self._inbox, self._outgoing, self._unanswered, self._futures, self._running):
+        for known in (self._inbox, self.blocks.outgoing, self.blocks.unanswered, self._futures, self._running):
             known.clear()
 
     # ---- submitting
 
     def submit(self, group: Group, task: Task) -> None:
         """Accept one task, from any thread."""
-        with self._lock:
+        with self.lock:
             self._inbox.append((group, task))
             self._own += 1
             self._unstored += 1
@@ -182,7 +191,7 @@ class NamedDriver(Link):
     def submit_many(self, group: Group, tasks: Iterable[Task]) -> None:
         """Accept many tasks of one group."""
         added = [(group, task) for task in tasks]
-        with self._lock:
+        with self.lock:
             self._inbox.extend(added)
             self._own += len(added)
             self._unstored += len(added)
@@ -195,7 +204,7 @@ class NamedDriver(Link):
 
     def _pump(self) -> None:
         self._awake = False
-        with self._lock:
+        with self.lock:
             while self._inbox:
                 group, first = self._inbox.popleft()
                 tasks, size = [first], first.size
@@ -204,67 +213,26 @@ class NamedDriver(Link):
                     if size > limits.BATCH_BYTES_MAX:
                         break
                     tasks.append(self._inbox.popleft()[1])
-                self._outgoing.append((group, tasks))
-        if self._outgoing and not self._sending:
-            self._sending = True
-            self.spawn(self._send_all())
+                self.blocks.outgoing.append((group, tasks))
+        self.blocks.send()
 
-    async def _send_all(self) -> None:
-        """Store the blocks in the order of their submission."""
-        while self._outgoing:
-            group, tasks = self._outgoing[0]
-            try:
-                for code in self.sender.missing(group.profile):
-                    await self.sender.store_code(code)
-                for task in tasks:
-                    if (later := getattr(task.cargo._entry, "later", None)) is not None:
-                        await later.stored()
-            except errors.EngineError as error:
-                log.warning("code or data for session %s is not stored yet: %s", self.state.name, error)
-                await asyncio.sleep(limits.STORE_RETRY_S)
-                continue
-            await self.publisher.wait_room()
-            with self._lock:
-                if not self._outgoing:
-                    break  # it was given up
-                self._outgoing.popleft()
-                self._unanswered[msg_id := secrets.token_hex(8)] = tasks
-            self._store(group, tasks, msg_id)
-        self._sending = False
+    async def wait_stored(self) -> None:
+        """Return when one more block is stored."""
+        if self._stored is None:
+            self._stored = asyncio.Event()
+        await self._stored.wait()
 
-    def _store(self, group: Group, tasks: Sequence[Task], msg_id: str) -> None:
-        """Store a block until the engine has it. After a long outage it may have it twice: then the first one counts."""
-        entries, refs = cut_large(task.cargo._entry for task in tasks)
-        newest = max(self._newest, self.ledger.newest)
-        block = Block(
-            messages.PROTOCOL, self.session_id, len(tasks), group.profile, group.lane, group.retry, refs, newest
-        )
-        frame = messages.pack(block, pack_values(entries))
-        self.sender.bytes_out += len(frame)
-        subject = subjects.backlog(self.session_id, group.lane_id)
-        headers = {HEADER: heading(len(tasks), group.profile.name)}
+    @property
+    def newest(self) -> int:
+        """The sequence of the last block that is known to be stored."""
+        return max(self._newest, self.ledger.newest)
 
-        began = time.time(), self.loop.time()  # one of them counts while the machine sleeps
-
-        def done(sequence: int, error: errors.EngineError | None) -> None:
-            passed = max(time.time() - began[0], self.loop.time() - began[1])
-            if error is None and passed < limits.STORE_DEADLINE_S:  # else the reader of blocks meets the first one
-                self._on_stored(sequence, msg_id)
-            elif error is not None and msg_id in self._unanswered and not self.closing.is_set():
-                log.warning("session %s: a block is not stored yet: %s", self.state.name, error)
-                self.loop.call_later(limits.STORE_RETRY_S, again)
-
-        def again() -> None:
-            self.publisher.publish(subject, frame, done, msg_id=msg_id, headers=headers)
-
-        again()
-
-    def _on_stored(self, sequence: int, msg_id: str) -> None:
+    def on_stored(self, sequence: int, msg_id: str) -> None:
         """This block's tasks will have outcomes, whatever becomes of this process."""
         late: list[Place] = []
         running: list[FarmFuture[Any]] = []
-        with self._lock:
-            tasks = self._unanswered.pop(msg_id, None)
+        with self.lock:
+            tasks = self.blocks.take_stored(sequence, msg_id)
             if tasks is None:
                 return  # known already, or everything was given up
             self._newest = max(self._newest, sequence)
@@ -272,7 +240,7 @@ class NamedDriver(Link):
                 task.token, task.index = Token(sequence), index
                 task.cargo.number = messages.number_of(sequence, index)
                 task.state = TaskState.SENT
-                task.cargo._entry = _STORED
+                task.cargo._entry, task.cargo._inputs = _STORED, ()
                 place = sequence, index
                 self._futures[place] = task.cargo
                 if self.ledger.record_of(place):
@@ -280,7 +248,9 @@ class NamedDriver(Link):
                 elif place in self._running:
                     running.append(task.cargo)
             self._unstored -= len(tasks)
-        self.stopper.on_stored()
+        if self._stored is not None:
+            self._stored.set()
+            self._stored = None
         for place in late:
             self._settle_later(place, self._futures.pop(place))
         for future in running:
@@ -303,17 +273,17 @@ class NamedDriver(Link):
     # ---- outcomes
 
     def _on_block(self, sequence: int, _subject: str, said: bytes | memoryview) -> None:
-        msg_id = self._blocks.msg_id
-        with self._lock:
+        msg_id = self._block_reader.msg_id
+        with self.lock:
             self.ledger.on_block(sequence, bytes(said).decode(), msg_id)
-        self._on_stored(sequence, msg_id)  # of one from here: the answer may be on its way, or lost
+        self.on_stored(sequence, msg_id)  # of one from here: the answer may be on its way, or lost
         if sequence >= self._newest:
             with self._idle:
                 self._idle.notify_all()
 
     def _on_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
         record = Record(data)
-        with self._lock:
+        with self.lock:
             self.ledger.on_record(sequence, record.settled.runs)
             if not self._futures and not self._running:
                 return
@@ -338,16 +308,32 @@ class NamedDriver(Link):
                 entry = body.entries[position] if position < len(body.entries) else b""
                 if type(entry) is tuple:
                     ready.append((future, entry[0]))
+                elif entry is None:
+                    name = task.group.profile.name if task is not None else ""
+                    self.results.on_large(future, name, body.blobs.get(at))
                 else:
-                    self.results.take(future, entry, body.blobs.get(at))
+                    self.results.take(future, entry, None)
             elif mark.kind is Kind.CANCELLED:
                 future._withdraw()
+            elif (cause := record.cause(at)) is not None:
+                self._starve(future, cause)
             elif task is not None:
                 task.attempts = attempts
                 position = position if mark.kind is Kind.RAISED else -1
                 self.results.end(core.Ended(task, mark, position, settled.node, settled.slot), body)
         settle(ready)
         self.wake_waiters()
+
+    def _starve(self, future: FarmFuture[Any], place: Place) -> None:
+        """The task did not run, because this other one has ended without a value. What its error was may still be on its way."""
+        name = future._task.group.profile.name if future._task is not None else ""
+        self.fetching.add(future)
+
+        def end(cause: Future[Any]) -> None:
+            starve(future, name, self.ledger.name(place), None if cause.cancelled() else cause.exception())
+            self.on_fetched([future])
+
+        self.future_at(place).add_done_callback(end)
 
     def _settle_later(self, place: Place, future: FarmFuture[Any]) -> None:
         """Its outcome is in a record that was read before."""
@@ -356,7 +342,7 @@ class NamedDriver(Link):
 
     def on_fetched(self, futures: Iterable[FarmFuture[Any]]) -> None:
         """Their records were read; what is still under way is a large value."""
-        self.fetching.difference_update(future for future in futures if future.done())
+        self.fetching.difference_update(future for future in futures if future._left or future.done())
         self.wake_waiters()
 
     def wake_waiters(self) -> None:
@@ -380,12 +366,14 @@ class NamedDriver(Link):
         with self._idle:
             while self.open and self.broken is None and self.alive and worthwhile():
                 self._idle.wait(limits.SIGNAL_S)
+        if worthwhile():
+            self.fetch_unserving()
 
     # ---- what is there
 
     def future_at(self, place: Place) -> FarmFuture[Any]:
         """The future of a task of the session, whoever submitted it; from any thread."""
-        with self._lock:
+        with self.lock:
             known = self._futures.get(place) or self._seen.get(place)
             if known is not None:
                 return known
@@ -420,7 +408,7 @@ class NamedDriver(Link):
 
     def _on_started(self, msg: Msg) -> None:
         notice = messages.read_started(msg.data)
-        with self._lock:
+        with self.lock:
             if self.ledger.record_of(notice.place):
                 return
             self._running[notice.place] = notice.node
@@ -472,20 +460,23 @@ class NamedDriver(Link):
 
     def cancel_waiting(self) -> None:
         """Cancel every task submitted here that does not run."""
-        with self._lock:
+        with self.lock:
             tasks = self._not_stored()
             tasks += [f._task for f in self._futures.values() if f._task is not None and f._entry is not None]
         self.stopper.stop(tasks, kill=False)
 
     def on_stopped(self, place: Place) -> None:
         """The caretaker has ended this task; the record of that is stored."""
-        with self._lock:
+        with self.lock:
             future = self._futures.pop(place, None)
             if future is not None:
                 self._own -= future._entry is not None
         if future is not None:
             future._withdraw()
             self.wake_waiters()
+
+    def keep(self, _source: Source, _large: Large) -> None:
+        """What a call may need stays until the session is removed."""
 
     def forget(self, _entry: Any) -> None:
         """Stored arguments stay until the session is removed."""

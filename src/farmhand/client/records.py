@@ -15,7 +15,7 @@ from farmhand.client.results import Body
 from farmhand.engine import subjects
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
-from farmhand.model.named import Place, Settled, places_of, read_settled
+from farmhand.model.named import Block, Place, Settled, places_of, read_block, read_settled
 from farmhand.model.outcome import Kind, Mark
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Record:
         self.body: Body
         self._marks: dict[int, tuple[Mark, int]] = {}
         self._positions: list[int] = []
+        self._causes: dict[int, Place] = {}
 
     def open(self) -> None:
         """Make `mark` and `position` answer."""
@@ -43,6 +44,7 @@ class Record:
         self.body = Body(settled, self._bytes)
         attempts = dict(enumerate(settled.attempts))  # a withdrawn task had none
         self._marks = {mark.index: (mark, attempts.get(at, 0)) for at, mark in enumerate(settled.marks)}
+        self._causes = {at: (block, index) for at, block, index in settled.causes}
         position = 0
         for at in range(sum(count for _, _, count in settled.runs)):
             self._positions.append(position)
@@ -56,6 +58,10 @@ class Record:
     def mark(self, at: int) -> tuple[Mark | None, int]:
         """What happened to the task at that position, None for success; and in which attempt."""
         return self._marks.get(at, (None, 0))
+
+    def cause(self, at: int) -> Place | None:
+        """The input because of which the task at that position did not run."""
+        return self._causes.get(at)
 
     def position(self, at: int) -> int:
         """Where in the body its entry is."""
@@ -101,6 +107,11 @@ class Records:
                 driver.on_fetched(future for _, future in wanted)
         finally:
             self._readers -= 1
+
+    async def block(self, sequence: int) -> Block | None:
+        """A block's header; None when it is not there."""
+        msg = await self._ask(msgspec.json.encode({"seq": sequence}))
+        return None if msg.status else read_block(messages.split(msg.data)[0])
 
     async def _record(self, sequence: int) -> Record:
         known = self._kept.get(sequence)

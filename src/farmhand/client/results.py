@@ -106,7 +106,7 @@ class Results:
             if type(entry) is tuple:
                 ready.append((future, entry[0]))
             elif entry is None:
-                self._on_large(future, task.group.profile.name, body.blobs.pop(task.index, None))
+                self.on_large(future, task.group.profile.name, body.blobs.pop(task.index, None))
             else:
                 packed.append((future, entry))
         if ready:
@@ -115,7 +115,7 @@ class Results:
         for future, entry in packed:
             self.take(future, entry, None)
 
-    def _on_large(self, future: FarmFuture[Any], name: str, ref: BlobRef | None) -> None:
+    def on_large(self, future: FarmFuture[Any], name: str, ref: BlobRef | None) -> None:
         """A large value is there. Unless somebody has asked for it, it stays there: it may only serve other calls."""
         if ref is None:
             self.fail(future, errors.ResultUndecodable("the task succeeded, but its report lacks the value"))

@@ -250,7 +250,7 @@ def pack_large(
     args = tuple(map(in_one_piece, args))
     kwargs = {name: in_one_piece(value) for name, value in kwargs.items()}
     taken, inline = OutOfBand(), Inline()
-    if not driver.takes_inputs:  # all of a call travels together: the steward sends it again without its client
+    if not driver.shares_memory:  # all of a call travels together: the steward sends it again without its client
         large, bundles = store(driver, lambda write: packer.pack_call_into(args, kwargs, write, inputs))
         return Packed(large, 128, bundles, [])
     try:

@@ -24,13 +24,6 @@ class Stopper:
 
     def __init__(self, driver: NamedDriver) -> None:
         self._driver = driver
-        self._stored: asyncio.Event | None = None
-
-    def on_stored(self) -> None:
-        """Another block is; on the loop."""
-        if self._stored is not None:
-            self._stored.set()
-            self._stored = None
 
     def stop(self, tasks: Sequence[Task], *, kill: bool) -> list[bool]:
         """Withdraw tasks, and with `kill` stop those that run. Says which were ended at once; False when nobody can say.
@@ -67,9 +60,7 @@ class Stopper:
         """Where the engine has them. Raises `TimeoutError` when it does not store them."""
         for task in tasks:
             while not task.token:
-                if self._stored is None:
-                    self._stored = asyncio.Event()
-                await asyncio.wait_for(self._stored.wait(), limits.REQUEST_S)
+                await asyncio.wait_for(self._driver.wait_stored(), limits.REQUEST_S)
         return [(int(task.token), task.index) for task in tasks]
 
     async def _ask(self, places: list[Place], *, kill: bool) -> list[bool]:

@@ -6,10 +6,13 @@ after its inputs, so no circle can exist.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from farmhand.core.tasks import Group, Links, Task, TaskState
 from farmhand.model import limits
+from farmhand.model.ids import LaneId
 
 
 class Unfed(msgspec.Struct, frozen=True, gc=False):
@@ -24,13 +27,25 @@ class Feeding:
 
     def __init__(self) -> None:
         self.blocked: dict[Task, None] = {}
+        self.by_lane: Counter[LaneId] = Counter()  # how many of them
         self.starved: list[Task] = []  # DONE, and nobody has been told yet; `unfed` of their links is why
 
-    def admit(self, task: Task) -> bool:
-        """A new task: whether it may go to the backlog."""
+    def _block(self, task: Task) -> None:
+        task.to(TaskState.BLOCKED)
+        self.blocked[task] = None
+        self.by_lane[task.group.lane_id] += 1
+
+    def forget(self, task: Task) -> None:
+        """A task is not blocked any more, if it was."""
+        if task in self.blocked:
+            del self.blocked[task]
+            self.by_lane[task.group.lane_id] -= 1
+
+    def link(self, task: Task) -> None:
+        """A task that was sent by an earlier life of its session: it needs its inputs if it comes back."""
         links = task.links
         if links is None:
-            return True
+            return
         inputs, links.inputs = links.inputs, ()
         for source in inputs:
             if source.state is not TaskState.DONE:
@@ -40,11 +55,16 @@ class Feeding:
                 links.waits += 1
             elif not source.succeeded:
                 links.unfed = (source.links.unfed if source.links else None) or source
-        if links.unfed is not None:
+
+    def admit(self, task: Task) -> bool:
+        """A new task: whether it may go to the backlog."""
+        self.link(task)
+        links = task.links
+        if links is not None and links.unfed is not None:
             self._end(task)
-        elif links.waits:
-            task.to(TaskState.BLOCKED)
-            self.blocked[task] = None
+            self.on_no_value(task)  # others may have waited for it before it was here
+        elif links is not None and links.waits:
+            self._block(task)
         return task.state is TaskState.WAITING
 
     def on_value(self, source: Task) -> list[Task]:
@@ -56,7 +76,7 @@ class Feeding:
             assert links is not None
             links.waits -= 1
             if not links.waits and task.state is TaskState.BLOCKED:
-                del self.blocked[task]
+                self.forget(task)
                 task.to(TaskState.WAITING)
                 freed.append(task)
         source.links.dependents.clear()
@@ -75,7 +95,7 @@ class Feeding:
                 if links.unfed is None and task.state is not TaskState.DONE:
                     links.unfed = root
                     if task.state in (TaskState.BLOCKED, TaskState.BACKOFF):
-                        self.blocked.pop(task, None)
+                        self.forget(task)
                         self._end(task)
                         ended.append(task)
             one.links.dependents.clear()
@@ -87,8 +107,7 @@ class Feeding:
             task.to(TaskState.WAITING)
             return True
         if links.unfed is None:
-            task.to(TaskState.BLOCKED)
-            self.blocked[task] = None
+            self._block(task)
             return False
         self._end(task)
         self.on_no_value(task)
@@ -108,10 +127,6 @@ class Feeding:
         """Who has ended because of an input since the last time."""
         starved, self.starved = self.starved, []
         return [Unfed(task, task.links.unfed) for task in starved if task.links is not None and task.links.unfed]
-
-    def forget(self, task: Task) -> None:
-        """A blocked task was withdrawn."""
-        self.blocked.pop(task, None)
 
     def follow(self, tasks: list[Task], group: Group) -> None:
         """Add to a message what may run behind the tasks in it: blocked ones whose missing inputs are all ahead of them.
@@ -134,6 +149,6 @@ class Feeding:
                     task.state is TaskState.BLOCKED and task.group is group and not task.careful
                     and links is not None and links.waits == ahead[task] and size + task.size <= limits.BATCH_BYTES_MAX
                 ):  # fmt: skip
-                    del self.blocked[task]
+                    self.forget(task)
                     size += task.size
                     tasks.append(task)

@@ -19,28 +19,16 @@ import msgspec
 
 from farmhand.core import session
 from farmhand.core.copies import Copies
-from farmhand.core.tasks import Group, Task, TaskState
+from farmhand.core.feeding import Unfed
+from farmhand.core.settling import Outcomes, Store
+from farmhand.core.supply import Cargo, Fate, Seek, Supply
+from farmhand.core.tasks import Group, Task
+from farmhand.core.tries import Tries, tried_in
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
 from farmhand.model.messages import Report, Work
 from farmhand.model.named import Block, Place, Settled, Tried, places_of, runs_of
-from farmhand.model.outcome import STOPPED, BlobRef, Kind, Mark
-
-
-class Cargo(msgspec.Struct, gc=False):
-    """What the session keeps with a task. The core never looks into `entry` and `blob`."""
-
-    place: Place
-    entry: Any
-    blob: BlobRef | None = None
-
-
-class Store(msgspec.Struct):
-    """Store this record, and say `on_settled`. Its body are the entries of the report's body at `positions`, in that order."""
-
-    settled: Settled
-    positions: list[int]
-    ended: list[session.Ended] = []  # of the tasks among them that did not succeed
+from farmhand.model.outcome import STOPPED, Kind, Mark
 
 
 class Fetch(msgspec.Struct, frozen=True):
@@ -49,21 +37,22 @@ class Fetch(msgspec.Struct, frozen=True):
     block: int
 
 
-Effect = session.Effect | Store | Fetch
+Effect = session.Effect | Store | Fetch | Seek
 
 
 class _Block:
-    """A block that is not over, or that another stands before that is not. `done`: a bit for each index."""
+    """A block that is not over, or that another stands before that is not. `done` and what follows have a bit for each index."""
 
-    __slots__ = ("bytes", "cancelled", "count", "done", "failed", "lane", "loaded", "settled")
+    __slots__ = ("bytes", "cancelled", "count", "done", "failed", "lane", "loaded", "settled", "withdrawn")
 
     def __init__(self) -> None:
         self.count = 0  # 0 until it is read
         self.lane = LaneId("")
         self.done = 0  # by what was decided
-        self.settled = 0  # by records that are stored: how many
-        self.failed = 0  # among those
+        self.settled = 0  # by records that are stored
+        self.failed = 0  # among those that are done
         self.cancelled = 0
+        self.withdrawn = 0  # among the cancelled: before they ran
         self.bytes = 0  # its own, and of its records and large values
         self.loaded = False  # its tasks are in memory
 
@@ -74,7 +63,26 @@ class _Block:
 
     @property
     def over(self) -> bool:
-        return 0 < self.count <= self.settled
+        return 0 < self.count <= self.settled.bit_count()
+
+    def end(self, index: int, kind: Kind) -> None:
+        """A task has its outcome."""
+        self.done |= 1 << index
+        self.cancelled |= (kind in STOPPED) << index
+        self.withdrawn |= (kind is Kind.CANCELLED) << index
+        self.failed |= (kind not in (Kind.SUCCEEDED, *STOPPED)) << index
+
+    def fate(self, index: int) -> Fate:
+        """How a task stands that is not in memory."""
+        if index >= self.count:
+            return Fate.NOBODY
+        if not self.done >> index & 1:
+            return Fate.COMING
+        if self.withdrawn >> index & 1:
+            return Fate.WITHDRAWN
+        if (self.failed | self.cancelled) >> index & 1:
+            return Fate.FAILED
+        return Fate.STORED if self.settled >> index & 1 else Fate.DECIDED
 
 
 class _Backlog:
@@ -88,8 +96,11 @@ class _Backlog:
         self.parked: deque[int] = deque()
         self.fetching = False
 
-    def has_room(self) -> bool:
-        return self.tasks < limits.BLOCK_AHEAD_TASKS and self.bytes < limits.BLOCK_AHEAD_BYTES
+    def has_room(self, blocked: int, ahead: int) -> bool:
+        """Whether one more block may come into memory. What waits for inputs must not keep out what can run."""
+        if self.bytes >= limits.BLOCK_AHEAD_BYTES or self.tasks >= limits.BLOCK_BLOCKED_TASKS:
+            return False
+        return self.tasks - blocked < ahead
 
 
 class _Claim:
@@ -123,11 +134,12 @@ class NamedSession:
         self._fetching: dict[int, LaneId] = {}
         self._claims: dict[Place, tuple[_Claim, int]] = {}
         self._claimed: dict[Token, _Claim] = {}
-        self._tried: dict[Place, Tried] = {}  # in earlier lives
-        self._marked: dict[
-            Place, dict[int, Kind]
-        ] = {}  # by reports that nobody has read; by the sequence of their work
-        self._failed: list[Tried] = []  # in attempts whose reports are there, and which no record speaks of
+        self._tries = Tries()
+        self._supply = Supply(self.core)
+        self._unfed: dict[
+            Place, list[Unfed]
+        ] = {}  # tasks that have ended with an input, until that is stored of the input
+        self.freed: list[Unfed] = []  # since then
         self._opened = False
 
     @property
@@ -152,7 +164,7 @@ class NamedSession:
         """A batch whose message is at `sequence`: it waits, or runs."""
         claim = self._claimed[Token(work.token)] = _Claim(work.count, sequence)
         for index, place in enumerate(places_of(work.origin)):
-            if not self._is_counted(place, sequence):
+            if not self._tries.is_counted(place, sequence):
                 self._claims[place] = claim, index
 
     def claim_report(self, report: Report) -> None:
@@ -162,17 +174,12 @@ class NamedSession:
         claim = self._claimed.setdefault(token, _Claim(len(places), report.sequence))
         for index in range(report.first, min(report.first + report.count, len(places))):
             known = self._claims.get(places[index])
-            if self._is_counted(places[index], claim.sequence):
+            if self._tries.is_counted(places[index], claim.sequence):
                 continue
             if index in marks:
-                self._marked.setdefault(places[index], {}).setdefault(claim.sequence, marks[index])
+                self._tries.on_mark(places[index], claim.sequence, marks[index])
             if known is None or known[0].sequence <= claim.sequence:
                 self._claims[places[index]] = claim, index
-
-    def _is_counted(self, place: Place, sequence: int) -> bool:
-        """Whether the attempt of the work at `sequence` is one that this task is known to have failed in."""
-        tried = self._tried.get(place)
-        return tried is not None and sequence <= tried.sequence
 
     def start(self, now: float) -> list[Effect]:
         """Everything that was there at the beginning has been read."""
@@ -181,9 +188,9 @@ class NamedSession:
                 self.core.adopt(token, claim.group, claim.tasks, claim.sequence, now)
         self._claims.clear()
         self._claimed.clear()
-        self._marked.clear()
+        failed = self._tries.start()
+        self._supply.start()
         self._opened = True
-        failed = tuple(self._failed)
         stored = [Store(Settled(messages.PROTOCOL, (), tried=failed), [])] if failed else []
         return [*stored, *self.plan(now)]
 
@@ -205,18 +212,22 @@ class NamedSession:
         found.count, found.lane = block.count, block.lane.id
         found.bytes += size
         self._order.append(sequence)
+        self._supply.expect(sequence, block)
         if found.decided:
             self._advance()
             return
         self.core.window(block.lane)  # `on_slots` may come before anything is sent there
         lane = self._lanes.setdefault(found.lane, _Backlog())
-        if self._is_claimed(sequence, block.count) or (not lane.parked and lane.has_room()):
+        if self._is_claimed(sequence, block.count) or (not lane.parked and self._has_room(found.lane, lane)):
             self._load(sequence, block, entries)
         else:
             lane.parked.append(sequence)
 
     def _is_claimed(self, sequence: int, count: int) -> bool:
         return bool(self._claims) and any((sequence, index) in self._claims for index in range(count))
+
+    def _has_room(self, name: LaneId, lane: _Backlog, share: int = 1) -> bool:
+        return lane.has_room(self.core.feeding.by_lane[name], limits.BLOCK_AHEAD_TASKS // share)
 
     def on_fetched(self, sequence: int, block: Block, entries: Sequence[Any]) -> None:
         """A parked block has come."""
@@ -235,42 +246,48 @@ class NamedSession:
         found, group = self._blocks[sequence], self._group(block)
         found.loaded = True
         blobs = {ref.index: ref for ref in block.blobs}
+        inputs = self._supply.inputs_of(sequence, block, entries)
         lane = self._lanes[found.lane]
         waiting: list[Task] = []
         for index in range(block.count):
             if found.done >> index & 1:
                 continue
             entry = entries[index]
-            task = Task(group, len(entry), Cargo((sequence, index), entry, blobs.get(index)))
+            cargo = Cargo((sequence, index), entry, blobs.get(index), inputs.get(index, ()))
+            task = Task(group, len(entry), cargo)
+            self._supply.link(task, self._live, self._fate)
             self._live[sequence, index] = task
             lane.tasks += 1
             lane.bytes += task.size
             claim, at = self._claims.get((sequence, index), (None, 0))
-            self._recall(task, claim.sequence if claim is not None else 0)
+            self._tries.recall(task, claim.sequence if claim is not None else 0)
             if claim is not None and claim.group in (None, group):
                 claim.group = group
                 claim.tasks[at] = task
+                self.core.feeding.link(task)
             else:
                 waiting.append(task)
         self.core.on_submitted(group, waiting)
 
-    def _recall(self, task: Task, last: int) -> None:
-        """Count what went wrong in attempts before that of the work at sequence `last`."""
-        place: Place = task.cargo.place
-        if (tried := self._tried.pop(place, None)) is not None:
-            task.attempts, task.failures = tried.attempts, tried.failures
-            task.deaths, task.losses = tried.deaths, tried.losses
-        for sequence, kind in sorted(self._marked.get(place, {}).items()):
-            if sequence >= last:
-                continue  # it will be read
-            before = task.setbacks
-            task.attempts += 1
-            task.failures += task.group.retry.allows(kind, -1)
-            task.deaths += kind is Kind.CRASHED
-            task.losses += kind is Kind.LOST
-            if task.setbacks != before:  # it was not only handed back
-                self._failed.append(_tried(task, sequence))
-        task.careful = task.deaths + task.losses > 0
+    def _fate(self, place: Place) -> Fate:
+        block = self._blocks.get(place[0])
+        if block is not None and block.count:
+            return block.fate(place[1])
+        return Fate.UNSEEN if place[0] < self.low else Fate.NOBODY
+
+    def _is_stored(self, task: Task) -> bool:
+        """Whether the outcome of a task that has ended outlives this life."""
+        sequence, index = task.cargo.place
+        block = self._blocks.get(sequence)
+        return block is None or task.cargo.kind is Kind.LOST or bool(block.settled >> index & 1)
+
+    def on_found(self, place: Place, record: int, kind: Kind) -> None:
+        """The outcome of a task that others need is in the record of that sequence, 0 when there is none."""
+        self._supply.on_found(place, record, kind)
+
+    def record_of(self, place: Place) -> int:
+        """The sequence of the record with the value of an input; 0 while that is not known."""
+        return self._supply.record_of(place)
 
     def _group(self, block: Block) -> Group:
         key = (block.lane, block.profile, block.retry)
@@ -285,9 +302,10 @@ class NamedSession:
         """What to send and to read now. Call it after any other event."""
         if not self._opened:
             return []
-        effects: list[Effect] = [*self.core.plan(now)]
+        freed, self.freed = self.freed, []
+        effects = self._settle([*freed, *self.core.plan(now)])
         for name, lane in self._lanes.items():
-            if lane.fetching or lane.tasks >= limits.BLOCK_AHEAD_TASKS // 2 or not lane.has_room():
+            if lane.fetching or not lane.parked or not self._has_room(name, lane, 2):
                 continue
             while lane.parked and (lane.parked[0] not in self._blocks or self._blocks[lane.parked[0]].decided):
                 lane.parked.popleft()
@@ -295,7 +313,7 @@ class NamedSession:
                 lane.fetching = True
                 self._fetching[lane.parked[0]] = name
                 effects.append(Fetch(lane.parked.popleft()))
-        return effects
+        return [*effects, *self._supply.seeks()]
 
     # ---- outcomes
 
@@ -305,8 +323,7 @@ class NamedSession:
         marked = batch.tasks[report.first : report.first + report.count] if batch is not None and report.marks else ()
         before = [(task, task.setbacks) for task in marked if task is not None]
         decided = self.core.on_report(report, now)
-        failed = (task for task, setbacks in before if task.state is not TaskState.DONE and task.setbacks != setbacks)
-        return self._settle(decided, report, tuple(_tried(task, report.sequence) for task in failed))
+        return self._settle(decided, report, tried_in(report, before))
 
     def on_refused(self, token: Token, now: float, *, full: bool) -> list[Effect]:
         """As `Session.on_refused`."""
@@ -323,36 +340,33 @@ class NamedSession:
     def _settle(
         self, decided: Iterable[session.Effect], report: Report | None = None, tried: tuple[Tried, ...] = ()
     ) -> list[Effect]:
-        """Put the outcomes among the effects into a record, and what is counted against others."""
+        """Put the outcomes among the effects into records, and what is counted against others."""
         effects: list[Effect] = []
-        places: list[Place] = []
-        positions: list[int] = []
-        marks: list[Mark] = []
-        ended: list[session.Ended] = []
-        blobs: list[BlobRef] = []
-        refs = {ref.index: ref for ref in report.blobs} if report is not None else {}
+        outcomes = Outcomes(report)
         for effect in decided:
             if isinstance(effect, session.Delivered):
                 for task, position in effect.values:
-                    if (ref := refs.get(task.index)) is not None:
-                        blobs.append(BlobRef(len(places), ref.id, ref.size))
-                    places.append(self._close(task))
-                    positions.append(position)
+                    self._close(task)
+                    outcomes.add_value(task, position)
             elif isinstance(effect, session.Ended):
-                marks.append(msgspec.structs.replace(effect.mark, index=len(places)))
-                ended.append(effect)
-                places.append(self._close(effect.task))
-                if effect.position >= 0:
-                    positions.append(effect.position)
+                self._close(effect.task, effect.mark.kind)
+                outcomes.add_end(effect)
+            elif isinstance(effect, Unfed) and not self._is_stored(effect.cause):
+                # Else a life to come could give the input another end.
+                self._unfed.setdefault(effect.cause.cargo.place, []).append(effect)
+            elif isinstance(effect, Unfed):
+                kind = outcomes.add_unfed(effect)
+                self._close(effect.task, kind)
+                if kind is Kind.CANCELLED:
+                    self.core.counts.failed -= 1
+                    self.core.counts.cancelled += 1
             else:
                 effects.append(effect)
-        if places or tried:
-            node, slot = (report.node, report.slot) if report is not None else ("", -1)
-            attempts = tuple(effect.task.attempts for effect in ended)
-            record = Settled(
-                messages.PROTOCOL, runs_of(places), tuple(marks), node, slot, tuple(blobs), attempts, tried=tried
-            )
-            effects.append(Store(record, positions, ended))
+            if len(outcomes.places) >= limits.STOP_TASKS_MAX and report is None:
+                effects.append(outcomes.record())
+                outcomes = Outcomes(None)
+        if outcomes.places or tried:
+            effects.append(outcomes.record(tried))
         return effects
 
     def stop(self, places: Iterable[Place], *, kill: bool) -> tuple[list[bool], list[Effect]]:
@@ -367,12 +381,13 @@ class NamedSession:
                 gone, orders = self.core.kill(task) if kill else self.core.cancel(task)
                 effects += orders
                 if gone:
-                    self._close(task)
+                    self._close(task, Kind.CANCELLED)
             elif block is not None and 0 <= place[1] < block.count and not block.done >> place[1] & 1:
                 gone = True  # it is parked
-                block.done |= 1 << place[1]
+                block.end(place[1], Kind.CANCELLED)
                 self.core.counts.submitted += 1
                 self.core.counts.cancelled += 1
+                self._supply.on_withdrawn(place)
             ended.append(gone)
             if gone:
                 over.append(place)
@@ -381,15 +396,15 @@ class NamedSession:
             effects.append(Store(Settled(messages.PROTOCOL, runs_of(over), marks), []))
         return ended, effects
 
-    def _close(self, task: Task) -> Place:
+    def _close(self, task: Task, kind: Kind = Kind.SUCCEEDED) -> None:
         """The task has its outcome."""
-        place: Place = task.cargo.place
+        cargo: Cargo = task.cargo
+        cargo.kind, place = kind, cargo.place
         del self._live[place]
         lane = self._lanes[task.group.lane_id]
         lane.tasks -= 1
         lane.bytes -= task.size
-        self._blocks[place[0]].done |= 1 << place[1]
-        return place
+        self._blocks[place[0]].end(place[1], kind)
 
     # ---- records
 
@@ -401,17 +416,15 @@ class NamedSession:
             bytes_below=below.bytes_below, seconds=counts.seconds, cpu=counts.cpu,
         )  # fmt: skip
 
-    def on_settled(self, settled: Settled, size: int) -> None:
-        """This record is stored. `size`: its bytes. At the beginning of a life: each one from `low` on, in order."""
+    def on_settled(self, settled: Settled, size: int, record: int) -> None:
+        """This record is stored, at that sequence. `size`: its bytes. At the beginning of a life: each one from `low` on, in order."""
         marks = {mark.index: mark.kind for mark in settled.marks}
         size += sum(ref.size for ref in settled.blobs)
         self.bytes += size
+        self._supply.note(settled.runs, record)
         counts, fresh = self.core.counts, not self._opened
-        for tried in settled.tried if fresh else ():
-            if not self._is_counted(
-                place := (tried.block, tried.index), tried.sequence
-            ):  # records may overtake each other
-                self._tried[place] = tried
+        if fresh:
+            self._tries.on_settled(settled.tried)
         for at, (sequence, index) in enumerate(places_of(settled.runs)):
             if sequence < self._below.low:
                 continue
@@ -419,15 +432,15 @@ class NamedSession:
             block.bytes, size = block.bytes + size, 0
             if fresh and block.done >> index & 1:
                 continue
-            block.done |= 1 << index
-            block.settled += 1
-            kind = marks.get(at)
-            block.failed += kind not in (None, *STOPPED)
-            block.cancelled += kind in STOPPED
+            block.settled |= 1 << index
+            if self._unfed:
+                self.freed += self._unfed.pop((sequence, index), ())
             if fresh:
+                kind = marks.get(at, Kind.SUCCEEDED)
+                block.end(index, kind)
                 counts.submitted += 1
-                counts.done += kind is None
-                counts.failed += kind not in (None, *STOPPED)
+                counts.done += kind is Kind.SUCCEEDED
+                counts.failed += kind not in (Kind.SUCCEEDED, *STOPPED)
                 counts.cancelled += kind in STOPPED
         self._advance()
 
@@ -435,14 +448,12 @@ class NamedSession:
         """What is over, and has nothing before it that is not, is only counted from here on."""
         below = self._below
         while self._order and self._blocks[self._order[0]].over:
-            block = self._blocks.pop(self._order.popleft())
-            below.done += block.count - block.failed - block.cancelled
-            below.failed += block.failed
-            below.cancelled += block.cancelled
+            sequence = self._order.popleft()
+            block = self._blocks.pop(sequence)
+            self._supply.release(sequence)
+            failed, cancelled = block.failed.bit_count(), block.cancelled.bit_count()
+            below.done += block.count - failed - cancelled
+            below.failed += failed
+            below.cancelled += cancelled
             below.bytes_below += block.bytes
         below.low = self.low
-
-
-def _tried(task: Task, sequence: int) -> Tried:
-    block, index = task.cargo.place
-    return Tried(block, index, sequence, task.attempts, task.failures, task.deaths, task.losses)

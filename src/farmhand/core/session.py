@@ -84,6 +84,14 @@ class Session:
             window.nested = window.nested or group.depth > 0
             window.rounds.append(group)
 
+    def on_input(self, source: Task) -> None:
+        """What stands for an input from elsewhere is DONE, and has `succeeded` or not."""
+        if not source.succeeded:
+            self.feeding.on_ended(source)
+        elif source.links is not None:
+            for freed in self.feeding.on_value(source):
+                self._queue(freed.group, [freed])
+
     def on_slots(self, lane: LaneId, slots: int) -> None:
         """The steward says that the lane exists and how many slots serve it."""
         if window := self.windows.get(lane):

@@ -33,3 +33,8 @@ def named_session_id(chance: str) -> SessionId:
 def kill_on_loss(session: str) -> bool:
     """Whether the running tasks of this session are stopped when its client is gone."""
     return not session.startswith(_FINISH)
+
+
+def is_named(session: str) -> bool:
+    """Whether a session outlives its clients."""
+    return session.startswith(_NAMED)

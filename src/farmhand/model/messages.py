@@ -319,6 +319,11 @@ def number_of(block: int, index: int) -> int:
     return block * limits.BLOCK_TASKS_MAX + index
 
 
+def place_of(number: int) -> tuple[int, int]:
+    """The place that `number_of` made it of."""
+    return divmod(number, limits.BLOCK_TASKS_MAX)
+
+
 def number_at(work: Work, index: int) -> int:
     """The number of one task of a batch, 0 when it is not known."""
     numbers = work.numbers

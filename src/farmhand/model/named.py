@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from farmhand.model import limits
-from farmhand.model.messages import Codec, Profile, Run
+from farmhand.model.messages import Codec, Feed, Profile, Run
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import BlobRef, Mark
 from farmhand.model.retry import Retry
@@ -36,8 +36,25 @@ class About(msgspec.Struct):
     result_max: int = limits.SESSION_RESULT_BYTES_MAX
 
 
+class Input(msgspec.Struct, array_like=True, frozen=True):
+    """In a block's `feeds`, `place` stands for the value of the session's task at `index` of `block`.
+
+    after: no record that is stored before this sequence has its outcome. name: for people.
+    """
+
+    place: int
+    block: int
+    index: int
+    after: int = 0
+    name: str = ""
+
+
 class Block(msgspec.Struct, array_like=True):
-    """Header on `bak.<session>.<lane>`: tasks that were submitted together. The body is as in a `Work`."""
+    """Header on `bak.<session>.<lane>`: tasks that were submitted together. The body is as in a `Work`.
+
+    feeds: as in a `Work`, with `inputs` for what another block's task gives; what is in a call's own block may also be a place below
+    `count`. counted: so many bytes of `blobs` are in an earlier block of the session too.
+    """
 
     protocol: int
     session: str
@@ -45,10 +62,13 @@ class Block(msgspec.Struct, array_like=True):
     profile: Profile
     lane: Lane
     retry: Retry
-    blobs: tuple[BlobRef, ...] = ()  # large arguments, by index
+    blobs: tuple[BlobRef, ...] = ()  # large arguments, by index, and from `count` on values for `feeds`
     after: int = (
         -1
     )  # the newest block that its client knew of when it stored this first; -1 when nobody stores it again
+    feeds: tuple[Feed, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    counted: int = 0
 
 
 class Failed(msgspec.Struct, array_like=True):
@@ -84,8 +104,9 @@ class Tried(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Settled(msgspec.Struct, array_like=True):
     """Header of a record on `out.<session>`: outcomes of `runs`' tasks, in that order, by which a mark's index counts.
 
-    A task without a mark succeeded. The body is as in a `Report`. `low` and what follows say where a caretaker that comes next
-    may begin to read: the tasks of every block below that sequence are settled, and counted here.
+    A task without a mark succeeded. The body is as in a `Report`. `causes`: the task at that position did not run, because the
+    task at that place, which it has as an input near or far, has ended without a value. `low` and what follows say where a
+    caretaker that comes next may begin to read: the tasks of every block below that sequence are settled, and counted here.
     """
 
     protocol: int
@@ -103,6 +124,7 @@ class Settled(msgspec.Struct, array_like=True):
     seconds: float = 0.0  # of all calls so far
     cpu: float = 0.0
     tried: tuple[Tried, ...] = ()  # tasks that have no outcome yet
+    causes: tuple[tuple[int, int, int], ...] = ()  # (position, block, index)
 
 
 class SessionState(msgspec.Struct):

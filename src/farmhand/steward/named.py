@@ -6,9 +6,11 @@ The decisions are `core.named`'s. A body is never unpickled here: its entries ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -16,7 +18,9 @@ import msgspec
 
 from farmhand import errors
 from farmhand.core import named, session
-from farmhand.core.tasks import Batch
+from farmhand.core.settling import Store
+from farmhand.core.supply import Seek
+from farmhand.core.tasks import Batch, Task
 from farmhand.engine import streams, subjects
 from farmhand.engine.connection import Connection
 from farmhand.engine.ordered import OrderedReader
@@ -31,12 +35,11 @@ from farmhand.model.outcome import STOPPED, BlobRef
 from farmhand.model.peers import readable_report, readable_work
 from farmhand.model.version import VERSION
 from farmhand.steward.blocks import Blocks
+from farmhand.steward.supplies import NONE, Freight, Supplies, cut, is_sound
 
 log = logging.getLogger("farmhand.steward")
 
-_cut: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _join: Final = msgspec.msgpack.Encoder().encode
-_NONE: Final = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
 class Care:
@@ -60,6 +63,9 @@ class Kept:
         self.core = named.NamedSession(secrets.token_bytes(16))
         self._care = care
         self._loop = asyncio.get_running_loop()
+        self._seeks: deque[Seek] = deque()
+        self._seeking = False
+        self._supplies = Supplies(care.connection, care.publisher, self.id, self._wait_record)
         self._lanes: set[LaneId] = set()
         self._readers: list[OrderedReader | Blocks] = []
         self._early: list[tuple[int, bytes | memoryview]] | None = []  # reports, until the session has been started
@@ -162,25 +168,26 @@ class Kept:
 
     # ---- what the engine has
 
-    def _on_old_record(self, _sequence: int, _subject: str, data: bytes | memoryview) -> None:
-        self.core.on_settled(read_settled(messages.split(data)[0]), len(data))
+    def _on_old_record(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
+        self.core.on_settled(read_settled(messages.split(data)[0]), len(data), sequence)
 
     def _on_block(self, sequence: int, subject: str, data: bytes | memoryview, name: str) -> range:
         """See `Blocks`."""
         try:
             header, body = messages.split(data)
-            block, entries = read_block(header), _cut(body)
+            block, entries = read_block(header), cut(body)
         except (errors.BadMessage, msgspec.MsgspecError) as error:
             log.warning("block %d of session %s cannot be read: %s", sequence, self.about.name, error)
             return range(0)
-        if len(entries) != block.count or block.lane.id != subject.rpartition(".")[2]:
+        if not is_sound(block, entries) or block.lane.id != subject.rpartition(".")[2]:
             log.warning("block %d of session %s is not what its header says; left out", sequence, self.about.name)
             return range(0)
         if missing := self.core.copies.missing(block.after):
             return missing
         if self._early is None:
             self._touch()
-        self.core.on_block(sequence, block, entries, len(data) + sum(ref.size for ref in block.blobs), name)
+        size = len(data) + sum(ref.size for ref in block.blobs) - block.counted
+        self.core.on_block(sequence, block, entries, size, name)
         if block.lane.id not in self._lanes:
             self._lanes.add(block.lane.id)
             self._care.spawn(self._prepare_lane(block.lane))
@@ -217,7 +224,7 @@ class Kept:
                 log.error("block %d of session %s is gone from the engine", sequence, self.about.name)
                 return
             header, body = messages.split(message.data)
-            core.on_fetched(sequence, read_block(header), _cut(body))
+            core.on_fetched(sequence, read_block(header), cut(body))
         self._go_on()
 
     # ---- carrying out
@@ -231,16 +238,23 @@ class Kept:
             match effect:
                 case session.Send():
                     self._send(effect.batch)
-                case named.Store():
+                case Store():
                     # What was decided without a report makes later ones stale: those must stay as long, too.
                     sequence, entries = report if report is not None else (self._purgeable + 1, [])
-                    body = _join([entries[at] if at < len(entries) else _NONE for at in effect.positions])
+                    body = _join([entries[at] if at < len(entries) else NONE for at in effect.positions])
                     self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
                     self._decided += 1
                     self._storing.add(self._decided)
                     self._store(effect.settled, body, secrets.token_hex(8), sequence, self._decided)
+                    for place, at, blob in effect.wanted:
+                        self._supplies.keep(place, entries[at] if at < len(entries) else NONE, blob)
                     for ended in effect.ended:
                         self._note(ended)
+                case Seek():
+                    self._seeks.append(effect)
+                    if not self._seeking:
+                        self._seeking = True
+                        self._care.spawn(self._seek_all())
                 case session.Stop():
                     control = Control(kill=tuple(effect.targets))
                     self._care.connection.publish(subjects.control_of_session(self.id), messages.encode(control))
@@ -253,16 +267,26 @@ class Kept:
 
     def _send(self, batch: Batch) -> None:
         tasks = [task for task in batch.tasks if task is not None]
+        freight = self._supplies.at_hand(batch, tasks)
+        if freight is None:
+            self._care.spawn(self._send_later(batch, tasks))
+        else:
+            self._publish(batch, tasks, freight)
+
+    async def _send_later(self, batch: Batch, tasks: list[Task]) -> None:
+        """The values that it needs are in the engine."""
+        with contextlib.suppress(errors.SessionUnknown):
+            freight = await self._supplies.collect(batch, tasks)
+            if not self._closed:
+                self._publish(batch, tasks, freight)
+
+    def _publish(self, batch: Batch, tasks: list[Task], freight: Freight) -> None:
         places = [task.cargo.place for task in tasks]
-        refs = tuple(
-            BlobRef(at, task.cargo.blob.id, task.cargo.blob.size)
-            for at, task in enumerate(tasks)
-            if task.cargo.blob is not None
-        )
+        refs = [msgspec.structs.replace(task.cargo.blob, index=at) for at, task in enumerate(tasks) if task.cargo.blob]
         group = batch.group
         work = Work(
             messages.PROTOCOL, self.id, batch.token, batch.count, group.profile, max(0.0, group.mean) * batch.count,
-            any(task.careful for task in tasks), batch.attempt, refs, runs_of(places),
+            any(task.careful for task in tasks), batch.attempt, (*refs, *freight.refs), runs_of(places), feeds=tuple(freight.feeds),
         )  # fmt: skip
 
         def done(sequence: int, error: errors.EngineError | None) -> None:
@@ -273,8 +297,24 @@ class Kept:
                 self._do(self.core.on_refused(batch.token, self._loop.time(), full=full), None)
                 self._arm()
 
-        frame = messages.pack(work, _join([task.cargo.entry for task in tasks]))
+        frame = messages.pack(work, _join([*(task.cargo.entry for task in tasks), *freight.entries]))
         self._care.publisher.publish(subjects.work(group.lane_id, self.id), frame, done, msg_id=f"{batch.token:x}")
+
+    async def _seek_all(self) -> None:
+        """Who is next most likely needs the same record, and then goes into the same message."""
+        while self._seeks and not self._closed:
+            wanted, core = self._seeks.popleft(), self.core
+            record, kind = await self._supplies.seek(wanted.place, wanted.after)
+            if not record:
+                log.error("task %d.%d of session %s has no outcome, and others need it", *wanted.place, self.about.name)
+            core.on_found(wanted.place, record, kind)
+            if not self._seeks or self._seeks[0].after != wanted.after:
+                self._go_on()
+        self._seeking = False
+
+    async def _wait_record(self, place: Place) -> int:
+        await self._wait_until(lambda: self.core.record_of(place) > 0)
+        return self.core.record_of(place)
 
     async def _check_lane(self, lane: LaneId) -> None:
         asked_at = self._loop.time()
@@ -312,7 +352,7 @@ class Kept:
         try:
             header, body = messages.split(data)
             report = readable_report(header)
-            entries = _cut(body) if len(body) else []
+            entries = cut(body) if len(body) else []
         except (errors.BadMessage, msgspec.MsgspecError) as error:
             log.warning("a report cannot be read: %s", error)
             return
@@ -327,7 +367,7 @@ class Kept:
         """Store a record. It is tried until it is stored: the tasks have no other outcome any more."""
         frame = messages.pack(self.core.stamp(settled), body)
 
-        def done(_at: int, error: errors.EngineError | None) -> None:
+        def done(record: int, error: errors.EngineError | None) -> None:
             if self._closed:
                 return
             if error is not None:
@@ -337,9 +377,11 @@ class Kept:
             self._unsettled[sequence] -= 1
             if not self._unsettled[sequence]:
                 del self._unsettled[sequence]
-            self.core.on_settled(settled, len(frame))
+            self.core.on_settled(settled, len(frame), record)
             self._storing.discard(number)
             self._tell()
+            if self.core.freed:
+                self._go_on()
 
         self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
 
@@ -351,17 +393,11 @@ class Kept:
         group, cargo = task.group, task.cargo
         blobs = () if cargo.blob is None else (BlobRef(0, cargo.blob.id, cargo.blob.size),)
         block = Block(messages.PROTOCOL, self.id, 1, group.profile, group.lane, group.retry, blobs)
+        lacking = "it has values of other tasks as arguments: submit it again in its session" if cargo.inputs else ""
         failed = Failed(
-            messages.PROTOCOL,
-            self.id,
-            self.about.name,
-            time.time(),
-            ended.mark,
-            ended.node,
-            ended.slot,
-            task.attempts,
-            block,
-        )
+            messages.PROTOCOL, self.id, self.about.name, time.time(), ended.mark, ended.node, ended.slot, task.attempts, block,
+            lacking,
+        )  # fmt: skip
         self._care.publisher.publish(
             subjects.failed(self.id), messages.pack(failed, _join([cargo.entry])), lambda _sequence, _error: None,
             msg_id=".".join(map(str, (self.id, *cargo.place, "failed"))),

@@ -71,7 +71,7 @@ class Deaf:
     def __init__(self, session: Session, *, blocks: bool) -> None:
         self._driver, self._publisher = session._driver, session._driver.publisher
         self._blocks = blocks
-        self._on_block = self._driver._blocks._callback
+        self._on_block = self._driver._block_reader._callback
 
     def _on_loop(self, action: Callable[[], object]) -> None:
         async def act() -> None:
@@ -83,13 +83,13 @@ class Deaf:
         def close() -> None:
             self._publisher._subscription.close()
             if self._blocks:
-                self._driver._blocks._callback = lambda *_: None
+                self._driver._block_reader._callback = lambda *_: None
 
         self._on_loop(close)
 
     def __exit__(self, *_: object) -> None:
         def hear() -> None:
-            publisher, reader = self._publisher, self._driver._blocks
+            publisher, reader = self._publisher, self._driver._block_reader
             publisher._subscription = publisher._connection.subscribe(publisher._prefix + "*", publisher._on_ack)
             if self._blocks:
                 reader._callback, reader.last = self._on_block, 0
