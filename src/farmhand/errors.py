@@ -259,6 +259,8 @@ class TaskRefused(TaskError):
 class InputFailed(TaskError):
     """A future among the task's arguments has failed, so the task did not run."""
 
+    of = ""  # the name of the task that failed first
+
 
 class InputLost(TaskError):
     """The value of a future or reference among the task's arguments is gone from the farm."""

@@ -157,7 +157,7 @@ def falls_alone(_original: Any) -> Any:
 
 
 NAMED_MUTATIONS: Final = (
-    Mutation("that failures are stored", NamedSession, "_settle", failures_are_forgotten),
+    Mutation("that failures are stored", NamedSession, "settle", failures_are_forgotten),
     Mutation("the count of failures in earlier attempts", Tries, "recall", earlier_reports_are_not_counted),
     Mutation("that a failure counts once", Tries, "is_counted", failures_count_twice),
     Mutation("that a second copy of a block is known", Copies, "is_copy", no_copy),
@@ -168,7 +168,7 @@ NAMED_MUTATIONS: Final = (
     Mutation("the taking over of batches", NamedSession, "start", no_adoption),
     Mutation("that each life has tokens of its own", NamedSession, "__init__", same_tokens),
     Mutation("that only what is stored is over", _Block, "over", over_when_decided),
-    Mutation("the order of values in a record", NamedSession, "_settle", order_is_lost),
+    Mutation("the order of values in a record", NamedSession, "settle", order_is_lost),
     Mutation("that a stop is stored", NamedSession, "stop", stop_is_not_stored),
     Mutation("the reading of old records", NamedSession, "on_settled", records_are_forgotten),
     Mutation("that low stays below what is open", NamedSession, "stamp", low_is_too_high),

@@ -46,7 +46,7 @@ def check_seed(seed: int) -> None:
 
 
 def totals(world: World) -> tuple[int, ...]:
-    counts = world.core.core.counts
+    counts = world.core.counts
     return counts.done, counts.failed, counts.cancelled, world.core.submitted, world.core.low
 
 

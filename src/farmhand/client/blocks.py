@@ -77,7 +77,7 @@ class Cargo:
     async def _add_task(self, future: FarmFuture[Any], place: int) -> None:
         driver = self._driver
         while not future.number:  # its block was sent before this one
-            await driver.wait_stored()
+            await driver.next_stored().wait()
         at = messages.place_of(future.number)
         self.bundles.update(await driver.blocks.bundles_of(at[0]))
         ledger = driver.ledger

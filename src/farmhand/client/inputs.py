@@ -145,9 +145,11 @@ def starve(future: FarmFuture[Any], name: str, of: str, error: BaseException | N
     if error is None:  # cancelled, as what it was for
         future._withdraw()
         return
+    if isinstance(error, InputFailed) and error.__cause__ is not None:  # what failed first, however far away
+        of, error = error.of, error.__cause__
     source = f"its input {of!r}" if of else "an input"
     unfed = InputFailed(f"{name or 'task'}: did not run, because {source} failed: {type(error).__name__}: {error}")
-    unfed.__cause__ = error
+    unfed.__cause__, unfed.of = error, of
     future._release()
     future.set_exception(unfed)
 

@@ -228,9 +228,17 @@ class Link:
                 await self.closing.wait()
             await self.say_goodbye()
         finally:
-            for task in list(self._tasks):
-                task.cancel()
+            await self._end_tasks()
             await self.connection.close()
+
+    async def _end_tasks(self) -> None:
+        """A value that is half read lets go of its thread."""
+        for _ in range(3):  # `wait_for` of Python 3.11 may lose a cancellation
+            if not (tasks := list(self._tasks)):
+                return
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=limits.SIGNAL_S)
 
     async def _greet(self) -> None:
         """The steward's answer tells versions. It may be starting."""

@@ -216,11 +216,11 @@ class NamedDriver(Link):
                 self.blocks.outgoing.append((group, tasks))
         self.blocks.send()
 
-    async def wait_stored(self) -> None:
-        """Return when one more block is stored."""
+    def next_stored(self) -> asyncio.Event:
+        """What is set when one more block is stored."""
         if self._stored is None:
             self._stored = asyncio.Event()
-        await self._stored.wait()
+        return self._stored
 
     @property
     def newest(self) -> int:
@@ -408,6 +408,8 @@ class NamedDriver(Link):
 
     def _on_started(self, msg: Msg) -> None:
         notice = messages.read_started(msg.data)
+        if not notice.place[0]:
+            return  # a child
         with self.lock:
             if self.ledger.record_of(notice.place):
                 return

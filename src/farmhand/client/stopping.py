@@ -60,7 +60,7 @@ class Stopper:
         """Where the engine has them. Raises `TimeoutError` when it does not store them."""
         for task in tasks:
             while not task.token:
-                await asyncio.wait_for(self._driver.wait_stored(), limits.REQUEST_S)
+                await asyncio.wait_for(self._driver.next_stored().wait(), limits.REQUEST_S)
         return [(int(task.token), task.index) for task in tasks]
 
     async def _ask(self, places: list[Place], *, kill: bool) -> list[bool]:

@@ -47,6 +47,11 @@ class Child:
         self._entry = entry  # a BlobRef in the place of large arguments
 
     @property
+    def entry(self) -> Any:
+        """Its packed call, or where that is."""
+        return self._entry
+
+    @property
     def blob(self) -> BlobRef | None:
         """Its large arguments."""
         return self._entry if isinstance(self._entry, BlobRef) else None
@@ -152,6 +157,9 @@ class Families:
         if family is None:
             taken.gone = True
             return None, taken
+        if nested.again and nested.first > family.accepted + 1:
+            taken.effects += self._rerun(family)
+            return None, taken
         for number, word in enumerate(nested.words, nested.first):
             if number == family.accepted + 1:
                 family.accepted = number
@@ -181,6 +189,14 @@ class Families:
             session.end_family(family)
         family = session.families[key] = Family(*key, nested.run, batch.group.depth, earlier, self.news)
         return family
+
+    def _rerun(self, family: Family) -> list[core.Effect]:
+        """An earlier life of this session has taken words that nobody knows any more: the parent begins anew."""
+        session = self._session
+        batch = session.batches[family.token]
+        task = batch.tasks[family.index]
+        assert task is not None
+        return [session._stop(task, limits.STOP_TRIES), *session._again(batch, task)]
 
     def _take(self, family: Family, word: Word, taken: Taken) -> None:
         session = self._session

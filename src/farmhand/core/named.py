@@ -22,7 +22,7 @@ from farmhand.core.copies import Copies
 from farmhand.core.feeding import Unfed
 from farmhand.core.settling import Outcomes, Store
 from farmhand.core.supply import Cargo, Fate, Seek, Supply
-from farmhand.core.tasks import Group, Task
+from farmhand.core.tasks import Counts, Group, Task
 from farmhand.core.tries import Tries, tried_in
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
@@ -121,10 +121,10 @@ class NamedSession:
         self.read_to = self._below.low - 1  # the newest block that was read
         self.copies = Copies(self._below.low)
         self.bytes = self._below.bytes_below
-        counts = self.core.counts
+        self.counts = counts = Counts()  # those of the core count children too
         counts.done, counts.failed, counts.cancelled = self._below.done, self._below.failed, self._below.cancelled
         counts.submitted = counts.done + counts.failed + counts.cancelled
-        counts.seconds, counts.cpu = self._below.seconds, self._below.cpu
+        self.core.counts.seconds, self.core.counts.cpu = self._below.seconds, self._below.cpu
         self.submitted = counts.submitted
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._blocks: dict[int, _Block] = {}
@@ -140,6 +140,7 @@ class NamedSession:
             Place, list[Unfed]
         ] = {}  # tasks that have ended with an input, until that is stored of the input
         self.freed: list[Unfed] = []  # since then
+        self._disowned: list[tuple[Token, int]] = []
         self._opened = False
 
     @property
@@ -150,18 +151,21 @@ class NamedSession:
     @property
     def open(self) -> int:
         """Tasks without an outcome."""
-        counts = self.core.counts
+        counts = self.counts
         return self.submitted - counts.done - counts.failed - counts.cancelled
 
     @property
     def running(self) -> int:
         """Tasks that were handed out."""
-        return sum(batch.left for batch in self.core.batches.values())
+        return sum(batch.left for batch in self.core.batches.values() if not batch.group.depth)
 
     # ---- beginning
 
     def claim_work(self, work: Work, sequence: int) -> None:
-        """A batch whose message is at `sequence`: it waits, or runs."""
+        """A batch whose message is at `sequence`: it waits, or runs. Children go with the life that has handed them out."""
+        if not work.origin:
+            self._disowned.append((Token(work.token), work.count))
+            return
         claim = self._claimed[Token(work.token)] = _Claim(work.count, sequence)
         for index, place in enumerate(places_of(work.origin)):
             if not self._tries.is_counted(place, sequence):
@@ -170,6 +174,8 @@ class NamedSession:
     def claim_report(self, report: Report) -> None:
         """A report that nobody has read. Of several attempts at a task the last one counts, be it there as work or as a report."""
         token, places = Token(report.token), list(places_of(report.origin))
+        if not places:
+            return
         marks = {mark.index: mark.kind for mark in report.marks}
         claim = self._claimed.setdefault(token, _Claim(len(places), report.sequence))
         for index in range(report.first, min(report.first + report.count, len(places))):
@@ -192,7 +198,7 @@ class NamedSession:
         self._supply.start()
         self._opened = True
         stored = [Store(Settled(messages.PROTOCOL, (), tried=failed), [])] if failed else []
-        return [*stored, *self.plan(now)]
+        return [*(self.core.disown(*batch) for batch in self._disowned), *stored, *self.plan(now)]
 
     # ---- blocks
 
@@ -303,7 +309,7 @@ class NamedSession:
         if not self._opened:
             return []
         freed, self.freed = self.freed, []
-        effects = self._settle([*freed, *self.core.plan(now)])
+        effects = self.settle([*freed, *self.core.plan(now)])
         for name, lane in self._lanes.items():
             if lane.fetching or not lane.parked or not self._has_room(name, lane, 2):
                 continue
@@ -319,36 +325,36 @@ class NamedSession:
 
     def on_report(self, report: Report, now: float) -> list[Effect]:
         """As `Session.on_report`. What ended is in a record to be stored; until then the report must stay."""
-        batch = self.core.batches.get(Token(report.token))
-        marked = batch.tasks[report.first : report.first + report.count] if batch is not None and report.marks else ()
+        batch = self.core.batches.get(Token(report.token)) if report.origin and report.marks else None
+        marked = batch.tasks[report.first : report.first + report.count] if batch is not None else ()
         before = [(task, task.setbacks) for task in marked if task is not None]
         decided = self.core.on_report(report, now)
-        return self._settle(decided, report, tried_in(report, before))
+        return self.settle(decided, report, tried_in(report, before))
 
     def on_refused(self, token: Token, now: float, *, full: bool) -> list[Effect]:
         """As `Session.on_refused`."""
-        return self._settle(self.core.on_refused(token, now, full=full))
+        return self.settle(self.core.on_refused(token, now, full=full))
 
     def on_lane_checked(self, lane: LaneId, asked_at: float, oldest: int) -> list[Effect]:
         """As `Session.on_lane_checked`."""
-        return self._settle(self.core.on_lane_checked(lane, asked_at, oldest))
+        return self.settle(self.core.on_lane_checked(lane, asked_at, oldest))
 
     def on_tick(self, now: float) -> list[Effect]:
         """As `Session.on_tick`."""
-        return self._settle(self.core.on_tick(now))
+        return self.settle(self.core.on_tick(now))
 
-    def _settle(
+    def settle(
         self, decided: Iterable[session.Effect], report: Report | None = None, tried: tuple[Tried, ...] = ()
     ) -> list[Effect]:
-        """Put the outcomes among the effects into records, and what is counted against others."""
+        """Put the outcomes among the effects into records, and what is counted against others; those of children stay as they are."""
         effects: list[Effect] = []
         outcomes = Outcomes(report)
         for effect in decided:
-            if isinstance(effect, session.Delivered):
+            if isinstance(effect, session.Delivered) and not effect.values[0][0].group.depth:
                 for task, position in effect.values:
                     self._close(task)
                     outcomes.add_value(task, position)
-            elif isinstance(effect, session.Ended):
+            elif isinstance(effect, session.Ended) and not effect.task.group.depth:
                 self._close(effect.task, effect.mark.kind)
                 outcomes.add_end(effect)
             elif isinstance(effect, Unfed) and not self._is_stored(effect.cause):
@@ -357,9 +363,6 @@ class NamedSession:
             elif isinstance(effect, Unfed):
                 kind = outcomes.add_unfed(effect)
                 self._close(effect.task, kind)
-                if kind is Kind.CANCELLED:
-                    self.core.counts.failed -= 1
-                    self.core.counts.cancelled += 1
             else:
                 effects.append(effect)
             if len(outcomes.places) >= limits.STOP_TASKS_MAX and report is None:
@@ -385,8 +388,7 @@ class NamedSession:
             elif block is not None and 0 <= place[1] < block.count and not block.done >> place[1] & 1:
                 gone = True  # it is parked
                 block.end(place[1], Kind.CANCELLED)
-                self.core.counts.submitted += 1
-                self.core.counts.cancelled += 1
+                self._count(Kind.CANCELLED)
                 self._supply.on_withdrawn(place)
             ended.append(gone)
             if gone:
@@ -396,10 +398,16 @@ class NamedSession:
             effects.append(Store(Settled(messages.PROTOCOL, runs_of(over), marks), []))
         return ended, effects
 
+    def _count(self, kind: Kind) -> None:
+        self.counts.done += kind is Kind.SUCCEEDED
+        self.counts.failed += kind not in (Kind.SUCCEEDED, *STOPPED)
+        self.counts.cancelled += kind in STOPPED
+
     def _close(self, task: Task, kind: Kind = Kind.SUCCEEDED) -> None:
         """The task has its outcome."""
         cargo: Cargo = task.cargo
         cargo.kind, place = kind, cargo.place
+        self._count(kind)
         del self._live[place]
         lane = self._lanes[task.group.lane_id]
         lane.tasks -= 1
@@ -422,7 +430,7 @@ class NamedSession:
         size += sum(ref.size for ref in settled.blobs)
         self.bytes += size
         self._supply.note(settled.runs, record)
-        counts, fresh = self.core.counts, not self._opened
+        fresh = not self._opened
         if fresh:
             self._tries.on_settled(settled.tried)
         for at, (sequence, index) in enumerate(places_of(settled.runs)):
@@ -438,10 +446,7 @@ class NamedSession:
             if fresh:
                 kind = marks.get(at, Kind.SUCCEEDED)
                 block.end(index, kind)
-                counts.submitted += 1
-                counts.done += kind is Kind.SUCCEEDED
-                counts.failed += kind not in (Kind.SUCCEEDED, *STOPPED)
-                counts.cancelled += kind in STOPPED
+                self._count(kind)
         self._advance()
 
     def _advance(self) -> None:

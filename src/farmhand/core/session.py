@@ -412,6 +412,11 @@ class Session:
             del self._stops[next(iter(self._stops))]
         return Stop([target])
 
+    def disown(self, token: Token, count: int) -> Stop:
+        """An earlier life of this session has sent this batch, and nobody needs it any more."""
+        self._stops.update({(token, index): limits.STOP_TRIES for index in range(count)})
+        return Stop([(token, index) for index in range(count)])
+
     # ---- time
 
     def next_deadline(self) -> float | None:

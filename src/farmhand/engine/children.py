@@ -58,7 +58,7 @@ class Children:
         self._connection = connection
         self._session = session
         self._lock = lock
-        connection.subscribe(subjects.nested(session, "*"), self._on_message)
+        self.close = connection.subscribe(subjects.nested(session, "*"), self._on_message).close
 
     def _on_message(self, msg: Msg) -> None:
         try:

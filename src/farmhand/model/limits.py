@@ -122,7 +122,7 @@ NESTED_DEPTH_MAX: Final = 100  # tasks above one another; each waiting one is a 
 NESTED_CHILDREN_MAX: Final = (
     20_000  # of one task, without an outcome: `map` keeps MAP_AHEAD, and a loop gone wild ends soon
 )
-NESTED_SESSION_MAX: Final = 100_000  # the same of all tasks of a session: 1 kB each in the client
+NESTED_SESSION_MAX: Final = 100_000  # the same of all tasks of a session: 1 kB each in the client or the steward
 NESTED_BYTES_AHEAD: Final = 16 * MB  # submitted by one task and not yet taken by its session; then `submit` waits
 NESTED_ANSWER_BYTES: Final = 1 * MB  # of outcomes, or of submitted tasks, in one message; one alone may be larger
 NESTED_REPEAT_S: Final = 2.0  # what a session has not answered is said again

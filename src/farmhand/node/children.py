@@ -20,6 +20,7 @@ from farmhand.core.family import ParentLine
 from farmhand.engine import blobs, subjects
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
+from farmhand.model.ids import is_named
 from farmhand.model.nested import Event, NestedAnswer, What, read_nested_answer
 from farmhand.model.outcome import BlobRef
 from farmhand.node import slotwire
@@ -183,6 +184,8 @@ class Children:
                 self._send(line)
 
     def _is_alone(self, line: Line) -> bool:
+        if is_named(line.held.work.session):
+            return False  # its caretaker comes back, whenever that is
         now, since = self._loop.time(), line.alone_since
         deserted = since is not None and now - since > limits.NESTED_ALONE_S
         return deserted or now - line.heard_at > limits.NESTED_SILENCE_S

@@ -28,7 +28,8 @@ from farmhand.model.named import (
 from farmhand.model.peers import check_peer
 from farmhand.model.version import VERSION
 from farmhand.security.permissions import check_name
-from farmhand.steward.named import Care, Kept
+from farmhand.steward.care import Care
+from farmhand.steward.named import Kept
 
 log = logging.getLogger("farmhand.steward")
 

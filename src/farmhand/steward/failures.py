@@ -22,8 +22,8 @@ from farmhand.model.named import (
     read_failed_request,
 )
 from farmhand.model.version import VERSION
+from farmhand.steward.care import Care
 from farmhand.steward.caretaker import Caretaker
-from farmhand.steward.named import Care
 
 _Kept = tuple[int, Failed, memoryview]  # its place in the stream, and its body
 

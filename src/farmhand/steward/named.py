@@ -12,19 +12,18 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from farmhand import errors
 from farmhand.core import named, session
+from farmhand.core.family import Child
 from farmhand.core.settling import Store
 from farmhand.core.supply import Seek
 from farmhand.core.tasks import Batch, Task
 from farmhand.engine import streams, subjects
-from farmhand.engine.connection import Connection
 from farmhand.engine.ordered import OrderedReader
-from farmhand.engine.stored import Publisher
 from farmhand.engine.wire import Msg
 from farmhand.model import limits, messages
 from farmhand.model.ids import LaneId, Token
@@ -35,6 +34,8 @@ from farmhand.model.outcome import STOPPED, BlobRef
 from farmhand.model.peers import readable_report, readable_work
 from farmhand.model.version import VERSION
 from farmhand.steward.blocks import Blocks
+from farmhand.steward.care import Care
+from farmhand.steward.parents import Parents
 from farmhand.steward.supplies import NONE, Freight, Supplies, cut, is_sound
 
 log = logging.getLogger("farmhand.steward")
@@ -42,15 +43,12 @@ log = logging.getLogger("farmhand.steward")
 _join: Final = msgspec.msgpack.Encoder().encode
 
 
-class Care:
-    """What a session needs of its steward."""
+class _Report(NamedTuple):
+    """What a report carries, and its sequence in the stream."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, spawn: Callable[[Any], object],
-                 need_lane: Callable[[Lane], Any]) -> None:  # fmt: skip
-        self.connection = connection
-        self.publisher = publisher
-        self.spawn = spawn
-        self.need_lane = need_lane  # a coroutine that makes a lane and returns how many slots serve it
+    sequence: int
+    entries: list[Any]
+    refs: dict[int, BlobRef]
 
 
 class Kept:
@@ -63,6 +61,7 @@ class Kept:
         self.core = named.NamedSession(secrets.token_bytes(16))
         self._care = care
         self._loop = asyncio.get_running_loop()
+        self._parents: Parents | None = None  # once it is known what runs
         self._seeks: deque[Seek] = deque()
         self._seeking = False
         self._supplies = Supplies(care.connection, care.publisher, self.id, self._wait_record)
@@ -118,6 +117,7 @@ class Kept:
         await blocks.start()
         await blocks.caught_up()
         early, self._early = self._early, None
+        self._parents = Parents(self, self._care)
         self._do(core.start(self._loop.time()), None)
         for sequence, data in early:
             self._on_report(sequence, "", data)
@@ -147,6 +147,8 @@ class Kept:
         """Let go of it: it was removed, or the steward ends."""
         self._closed = True
         self._started.close()
+        if self._parents is not None:
+            self._parents.close()
         self._stop_reading()
         if self._tick is not None:
             self._tick.cancel()
@@ -186,14 +188,19 @@ class Kept:
             return missing
         if self._early is None:
             self._touch()
-        size = len(data) + sum(ref.size for ref in block.blobs) - block.counted
-        self.core.on_block(sequence, block, entries, size, name)
-        if block.lane.id not in self._lanes:
-            self._lanes.add(block.lane.id)
-            self._care.spawn(self._prepare_lane(block.lane))
+        self.core.on_block(
+            sequence, block, entries, len(data) + sum(ref.size for ref in block.blobs) - block.counted, name
+        )
+        self.need_lane(block.lane)
         self._tell()
-        self._go_on()
+        self.go_on()
         return range(0)
+
+    def need_lane(self, lane: Lane) -> None:
+        """Tasks wait for this lane."""
+        if lane.id not in self._lanes:
+            self._lanes.add(lane.id)
+            self._care.spawn(self._prepare_lane(lane))
 
     async def _prepare_lane(self, lane: Lane) -> None:
         while not self._closed:
@@ -209,7 +216,7 @@ class Kept:
         """So many slots serve these lanes."""
         for lane, slots in known:
             self.core.core.on_slots(lane, slots)
-        self._go_on()
+        self.go_on()
 
     async def _fetch(self, sequence: int) -> None:
         core = self.core
@@ -225,31 +232,29 @@ class Kept:
                 return
             header, body = messages.split(message.data)
             core.on_fetched(sequence, read_block(header), cut(body))
-        self._go_on()
+        self.go_on()
 
     # ---- carrying out
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Do what follows from what has happened."""
+        if self._parents is not None:
+            self._parents.collect()
         self._do(self.core.plan(self._loop.time()), None)
         self._arm()
 
-    def _do(self, effects: Iterable[named.Effect], report: tuple[int, list[Any]] | None) -> None:
+    def carry_out(self, effects: list[session.Effect]) -> None:
+        """Do what the core decided."""
+        self._do(self.core.settle(effects), None)
+
+    def _do(self, effects: Iterable[named.Effect], report: _Report | None) -> None:
         for effect in effects:
             match effect:
                 case session.Send():
                     self._send(effect.batch)
                 case Store():
                     # What was decided without a report makes later ones stale: those must stay as long, too.
-                    sequence, entries = report if report is not None else (self._purgeable + 1, [])
-                    body = _join([entries[at] if at < len(entries) else NONE for at in effect.positions])
-                    self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
-                    self._decided += 1
-                    self._storing.add(self._decided)
-                    self._store(effect.settled, body, secrets.token_hex(8), sequence, self._decided)
-                    for place, at, blob in effect.wanted:
-                        self._supplies.keep(place, entries[at] if at < len(entries) else NONE, blob)
-                    for ended in effect.ended:
-                        self._note(ended)
+                    self._record(effect, report or _Report(self._purgeable + 1, [], {}))
                 case Seek():
                     self._seeks.append(effect)
                     if not self._seeking:
@@ -262,12 +267,32 @@ class Kept:
                     self._care.spawn(self._check_lane(effect.lane))
                 case named.Fetch():
                     self._care.spawn(self._fetch(effect.block))
+                case session.Delivered() | session.Ended() if self._parents is not None:
+                    found = report or _Report(0, [], {})
+                    self._parents.on_ended(effect, found.entries, found.refs)
+                case session.Running() if isinstance(effect.task.cargo, Child):
+                    effect.task.cargo.on_running(effect.node)
                 case _:
                     pass  # that a task runs is told to its clients by its node; outcomes are in records
+        if self._parents is not None:
+            self._parents.flush()
+
+    def _record(self, effect: Store, report: _Report) -> None:
+        """Store a record, and keep what somebody needs of it."""
+        sequence, entries = report.sequence, report.entries
+        body = _join([entries[at] if at < len(entries) else NONE for at in effect.positions])
+        self._unsettled[sequence] = self._unsettled.get(sequence, 0) + 1
+        self._decided += 1
+        self._storing.add(self._decided)
+        self._store(effect.settled, body, secrets.token_hex(8), sequence, self._decided)
+        for place, at, blob in effect.wanted:
+            self._supplies.keep(place, entries[at] if at < len(entries) else NONE, blob)
+        for ended in effect.ended:
+            self._note(ended)
 
     def _send(self, batch: Batch) -> None:
         tasks = [task for task in batch.tasks if task is not None]
-        freight = self._supplies.at_hand(batch, tasks)
+        freight = Freight(batch, [], {}) if batch.group.depth else self._supplies.at_hand(batch, tasks)
         if freight is None:
             self._care.spawn(self._send_later(batch, tasks))
         else:
@@ -281,12 +306,14 @@ class Kept:
                 self._publish(batch, tasks, freight)
 
     def _publish(self, batch: Batch, tasks: list[Task], freight: Freight) -> None:
-        places = [task.cargo.place for task in tasks]
-        refs = [msgspec.structs.replace(task.cargo.blob, index=at) for at, task in enumerate(tasks) if task.cargo.blob]
         group = batch.group
+        origin = runs_of(task.cargo.place for task in tasks) if not group.depth else ()
+        numbers = messages.span_of([task.cargo.number for task in tasks]) if group.depth else ()
+        refs = [msgspec.structs.replace(task.cargo.blob, index=at) for at, task in enumerate(tasks) if task.cargo.blob]
         work = Work(
             messages.PROTOCOL, self.id, batch.token, batch.count, group.profile, max(0.0, group.mean) * batch.count,
-            any(task.careful for task in tasks), batch.attempt, (*refs, *freight.refs), runs_of(places), feeds=tuple(freight.feeds),
+            any(task.careful for task in tasks), batch.attempt, (*refs, *freight.refs), origin, numbers, group.depth,
+            tuple(freight.feeds),
         )  # fmt: skip
 
         def done(sequence: int, error: errors.EngineError | None) -> None:
@@ -297,7 +324,8 @@ class Kept:
                 self._do(self.core.on_refused(batch.token, self._loop.time(), full=full), None)
                 self._arm()
 
-        frame = messages.pack(work, _join([*(task.cargo.entry for task in tasks), *freight.entries]))
+        entries = [task.cargo.entry if task.cargo.blob is None else NONE for task in tasks]
+        frame = messages.pack(work, _join([*entries, *freight.entries]))
         self._care.publisher.publish(subjects.work(group.lane_id, self.id), frame, done, msg_id=f"{batch.token:x}")
 
     async def _seek_all(self) -> None:
@@ -309,7 +337,7 @@ class Kept:
                 log.error("task %d.%d of session %s has no outcome, and others need it", *wanted.place, self.about.name)
             core.on_found(wanted.place, record, kind)
             if not self._seeks or self._seeks[0].after != wanted.after:
-                self._go_on()
+                self.go_on()
         self._seeking = False
 
     async def _wait_record(self, place: Place) -> int:
@@ -323,7 +351,7 @@ class Kept:
         except (errors.EngineError, TimeoutError):
             return
         self._do(self.core.on_lane_checked(lane, asked_at, oldest), None)
-        self._go_on()
+        self.go_on()
 
     def _arm(self) -> None:
         if self._tick is not None:
@@ -336,14 +364,14 @@ class Kept:
     def _on_tick(self) -> None:
         self._tick = None
         self._do(self.core.on_tick(self._loop.time()), None)
-        self._go_on()
+        self.go_on()
 
     # ---- outcomes
 
     def _on_started(self, msg: Msg) -> None:
         """A node says that a task runs."""
         notice = messages.read_started(msg.data)
-        self._do(self.core.core.on_started(Token(notice.token), notice.index, notice.node), None)
+        self.carry_out(self.core.core.on_started(Token(notice.token), notice.index, notice.node))
 
     def _on_report(self, sequence: int, _subject: str, data: bytes | memoryview) -> None:
         if self._early is not None:
@@ -357,11 +385,14 @@ class Kept:
             log.warning("a report cannot be read: %s", error)
             return
         self._touch()
-        self._do(self.core.on_report(report, self._loop.time()), (sequence, entries))
+        if self._parents is not None:
+            self._parents.discard(report)
+        refs = {ref.index: ref for ref in report.blobs}
+        self._do(self.core.on_report(report, self._loop.time()), _Report(sequence, entries, refs))
         self._purgeable, self._read = sequence, self._read + 1
         if self._read % limits.SETTLED_PURGE == 0:
             self._care.spawn(self._purge())
-        self._go_on()
+        self.go_on()
 
     def _store(self, settled: Settled, body: bytes, msg_id: str, sequence: int, number: int) -> None:
         """Store a record. It is tried until it is stored: the tasks have no other outcome any more."""
@@ -381,7 +412,7 @@ class Kept:
             self._storing.discard(number)
             self._tell()
             if self.core.freed:
-                self._go_on()
+                self.go_on()
 
         self._care.publisher.publish(subjects.outcomes(self.id), frame, done, msg_id=msg_id)
 
@@ -428,7 +459,7 @@ class Kept:
         ended, effects = self.core.stop(wanted, kill=kill)
         self._do(effects, None)
         mine = set(range(before + 1, self._decided + 1))
-        self._go_on()
+        self.go_on()
         await self._wait_until(lambda: not mine & self._storing)
         return ended
 
@@ -439,7 +470,7 @@ class Kept:
 
     def state(self) -> SessionState:
         """How far it is."""
-        core, counts, about = self.core, self.core.core.counts, self.about
+        core, counts, about = self.core, self.core.counts, self.about
         return SessionState(
             about.name, self.id, core.submitted, counts.done, counts.failed, counts.cancelled, core.running, core.bytes,
             about.stored_max, about.result_max, about.created, self.touched, about.keep, self.ready.is_set(),
@@ -452,8 +483,8 @@ class Kept:
             self._care.connection.publish(subjects.state_of_session(self.id), said)
         if self._purgeable >= self._purged and not state.open and not self._storing:
             self._care.spawn(self._purge())
-        counts = self.core.core.counts
+        counts, used = self.core.counts, self.core.core.counts
         return SessionBeat(
             messages.PROTOCOL, VERSION, self.id, "", 0, self.about.name, "finish", max(0, state.open - state.running),
-            state.running, counts.done, counts.failed, counts.cpu, counts.seconds, lanes=tuple(self._lanes),
+            state.running, counts.done, counts.failed, used.cpu, used.seconds, lanes=tuple(self._lanes),
         )  # fmt: skip

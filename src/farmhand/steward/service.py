@@ -27,12 +27,12 @@ from farmhand.model.messages import Answer, Gone
 from farmhand.model.needs import Lane
 from farmhand.model.version import VERSION
 from farmhand.steward import census
+from farmhand.steward.care import Care
 from farmhand.steward.caretaker import Caretaker
 from farmhand.steward.enrolment import Enrolment
 from farmhand.steward.explain import explain
 from farmhand.steward.failures import Failures
 from farmhand.steward.lease import Term
-from farmhand.steward.named import Care
 from farmhand.steward.peers import Peers
 from farmhand.steward.queues import queues_report
 from farmhand.steward.recovery import Recovery
