@@ -19,7 +19,7 @@ from farmhand.model.outcome import BlobRef
 
 if TYPE_CHECKING:
     from farmhand.steward.care import Care
-from farmhand.steward.named import Kept
+    from farmhand.steward.named import Kept
 
 
 class Parents:
