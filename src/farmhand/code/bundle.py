@@ -132,13 +132,22 @@ class BundleStore:
         return found
 
 
+def _parse(content: bytes) -> ast.Module:
+    try:
+        return ast.parse(content)
+    except (
+        SystemError
+    ):  # Python 3.11 miscounts its depth when another thread ran out of stack (gh-106905); once is enough
+        return ast.parse(content)
+
+
 def _absolute_imports(content: bytes) -> Iterator[str]:
     if len(content) > PARSED_BYTES_MAX:
         return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the user's string escapes: not for us to report
-            tree = ast.parse(content)
+            tree = _parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return  # a template or a file for another Python; whoever imports it gets the error
     for node in ast.walk(tree):
