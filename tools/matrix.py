@@ -27,7 +27,7 @@ RESULTS: Final = ROOT / ".test-results"
 PROBE: Final = "import sys, venv, ensurepip; print(*sys.version_info[:2], sys.version_info.releaselevel)"
 PROBE_SECONDS: Final = 30
 # The tests wait more than they compute. A file stays whole, for it shares a farm, and the order is kept: the long ones come first.
-PROCESSES: Final = min(4, (os.cpu_count() or 1) + 1)
+PROCESSES: Final = min(4, os.cpu_count() or 1)
 SIDE_BY_SIDE: Final = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder")
 # pytest's own code for "no test was collected".
 NOTHING_COLLECTED: Final = 5

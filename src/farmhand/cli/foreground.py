@@ -106,13 +106,15 @@ def _announce(host: Host, content: FarmFile, on_ready: Ready) -> None:
 async def _wait_ready(host: Host, content: FarmFile) -> tuple[bool, dict[str, Any] | None]:
     """Whether the steward answers and every slot has started before the deadline; and how a cluster is.
 
-    A cluster that still lacks servers is not waited for: its server line is needed first.
+    A cluster that still lacks servers is not waited for: its server line is needed first. One whose others are only away or about
+    to be heard of is waited for a moment.
     """
     state: dict[str, Any] | None = None
     ca = host.folder.ca if host.folder.ca.exists() else None
     login = options(parse_address(content.address), host.folder.key(OWNER), Role.CLIENT, OWNER, ca)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limits.EMBEDDED_START_S
+    alone_at = loop.time() + limits.REQUEST_S
     with contextlib.suppress(errors.FarmhandError):
         connection = await Connection.open(login)
         try:
@@ -120,7 +122,13 @@ async def _wait_ready(host: Host, content: FarmFile) -> tuple[bool, dict[str, An
                 with contextlib.suppress(errors.EngineError):
                     if host.member is not None:
                         state = await cluster_state(connection) or state
-                        if state is not None and len(connection.servers.living) < SERVERS and not state["quorum"]:
+                        lacks = len(host.servers) < SERVERS or loop.time() > alone_at
+                        if (
+                            state is not None
+                            and lacks
+                            and len(connection.servers.living) < SERVERS
+                            and not state["quorum"]
+                        ):
                             return True, state
                     status = await ask_steward(connection, "status", timeout=1.0)
                     slots = sum(node["ready"] for node in status["nodes"])

@@ -222,6 +222,12 @@ class Host:
                 child.signal(signal.SIGTERM)  # a node that is told twice ends its grace
 
     @property
+    def servers(self) -> set[str]:
+        """Of a cluster: the names of all that this machine knows of, itself among them."""
+        own = {self.member.name} if self.member is not None else set()
+        return own | {server.name for server in self._users.load().servers}
+
+    @property
     def ends_within(self) -> float:
         """Seconds that an end in good order takes at most: nodes with their grace, steward, engine."""
         return self.config.grace + limits.REQUEST_S + 2.0 + 5.0 * len(self.config.nodes) + 7.0 + STOP_S

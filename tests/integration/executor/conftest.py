@@ -103,7 +103,7 @@ class Script:
     def run(self, text: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the program to its end, which must be a good one, and see that it leaves no process behind."""
         process = self.start(text, *arguments, **environment)
-        out, err = process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=4 * PATIENCE_S)  # a whole program, that may start several farms
         assert process.returncode == 0, f"{out}\n{err}"
         wait_all_gone(self.mark)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 from concurrent.futures import CancelledError, wait
 
 import pytest
-from tests.chaos.farm import FarmProcess
+from tests.chaos.farm import FarmProcess, wait_until
 from tests.integration.executor.conftest import Script
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 from tests.integration.named.conftest import Open
@@ -39,8 +40,6 @@ def test_cancel_before_while_and_after(session: Session, meeting: Meeting) -> No
 
 
 def wait_running(futures: list) -> None:  # type: ignore[type-arg]
-    from tests.chaos.farm import wait_until
-
     wait_until(lambda: all(future.running() for future in futures), "they run")
 
 
@@ -77,9 +76,12 @@ def test_shutdown_with_cancel_futures(opened: Open, meeting: Meeting, moment: st
     waiting = [session.submit(double, i) for i in range(5000)]
     if moment == "stored":
         session._driver.flush()
+    ending = threading.Thread(target=session.shutdown, kwargs={"cancel_futures": True})
+    ending.start()
+    wait_until(waiting[-1].done, "what waits is cancelled")  # before a slot is free for it
     for visitor in visitors:
         visitor.release()
-    session.shutdown(cancel_futures=True)
+    ending.join()
     assert [future.result(0) for future in busy] == [0, 1]
     assert all(future.done() for future in waiting)
     assert any(future.cancelled() for future in waiting)
