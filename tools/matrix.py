@@ -27,8 +27,9 @@ RESULTS: Final = ROOT / ".test-results"
 PROBE: Final = "import sys, venv, ensurepip; print(*sys.version_info[:2], sys.version_info.releaselevel)"
 PROBE_SECONDS: Final = 30
 # The tests wait more than they compute. A file stays whole, for it shares a farm, and the order is kept: the long ones come first.
-PROCESSES: Final = min(4, os.cpu_count() or 1)
-SIDE_BY_SIDE: Final = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder")
+SIDE_BY_SIDE: Final = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder")
+# What kills, freezes and cuts has the machine for itself: promises of seconds are looked at there.
+EVERYTHING: Final = (("-m", "chaos"), ("-m", "not chaos", *SIDE_BY_SIDE))
 # pytest's own code for "no test was collected".
 NOTHING_COLLECTED: Final = 5
 
@@ -39,7 +40,7 @@ class Leg(NamedTuple):
     name: str
     python: Path
     environment: Path
-    select: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = EVERYTHING
     without: tuple[str, ...] = ()
 
 
@@ -81,7 +82,7 @@ def legs() -> list[Leg]:
     """What there is to run on this machine."""
     first = f"{sys.version_info[0]}.{sys.version_info[1]}"
     python = Path(sys.executable)
-    smoke = ("-m", "smoke")
+    smoke = (("-m", "smoke", *SIDE_BY_SIDE),)
     plan = [
         Leg(f"Python {first}", python, Path(".venv")),
         Leg(f"Python {first} without uvloop", python, Path(f".venv-{first}-plain"), smoke, ("uvloop",)),
@@ -93,23 +94,19 @@ def legs() -> list[Leg]:
 
 def run_leg(leg: Leg, arguments: list[str]) -> bool:
     """Sets the leg's environment up, runs its tests, and says how it went."""
-    print(f"\n=== {leg.name}: {'all tests' if not leg.select else 'the smoke tests'} ===", flush=True)
+    print(f"\n=== {leg.name}: {'all tests' if leg.parts is EVERYTHING else 'the smoke tests'} ===", flush=True)
     without = [part for package in leg.without for part in ("--without", package)]
     setup: list[str | Path] = [leg.python, ROOT / "tools" / "environment.py", leg.environment, *without]
     if subprocess.run(setup, cwd=ROOT, check=False).returncode:
         return False
-    command: list[str | Path] = [
-        ROOT / python_of(leg.environment),
-        "-m",
-        "pytest",
-        *SIDE_BY_SIDE,
-        *leg.select,
-        *arguments,
-    ]
     surroundings = {**os.environ, "FARMHAND_TEST_RESULTS": str(RESULTS)}
-    code = subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode
-    # A part that was asked for need not have a smoke test in it.
-    return code == 0 or (code == NOTHING_COLLECTED and bool(arguments))
+    passed = True
+    for part in leg.parts:
+        command: list[str | Path] = [ROOT / python_of(leg.environment), "-m", "pytest", *part, *arguments]
+        code = subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode
+        # A part that was asked for need not have such a test in it.
+        passed = passed and (code == 0 or (code == NOTHING_COLLECTED and bool(arguments)))
+    return passed
 
 
 def report_executor_suite() -> bool:

@@ -70,10 +70,22 @@ def kill_some(pid: int, role: str, dice: random.Random) -> psutil.Process | None
     victim = dice.choice(victims)
     try:
         victim.kill()
-        victim.wait(PATIENCE_S)
     except psutil.NoSuchProcess:
-        pass
+        return victim
+    wait_dead(victim)
     return victim
+
+
+def wait_dead(process: psutil.Process) -> None:
+    """Return when it is dead, be it that whoever has adopted it has not heard of that."""
+    wait_until(lambda: not process.is_running() or _is_zombie(process), f"{process} is dead")
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(true: Callable[[], Any], what: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.chaos.farm import PATIENCE_S, Client, FarmProcess, node_of, wait_until
+from tests.chaos.farm import PATIENCE_S, Client, FarmProcess, node_of, wait_dead, wait_until
 from tests.chaos.meeting import PathMeeting
 from tests.chaos.work import visit
 
@@ -80,7 +80,7 @@ def test_the_engine_is_killed_while_parents_wait(home: Path) -> None:
         leaf = meeting.wait()
         engine = running.one("engine")
         engine.kill()
-        engine.wait(PATIENCE_S)
+        wait_dead(engine)
         leaf.release()
         assert future.result(PATIENCE_S)[0] == "leaf"
         assert meeting.nobody_came(), "a task has run twice"

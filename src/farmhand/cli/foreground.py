@@ -114,7 +114,7 @@ async def _wait_ready(host: Host, content: FarmFile) -> tuple[bool, dict[str, An
     login = options(parse_address(content.address), host.folder.key(OWNER), Role.CLIENT, OWNER, ca)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limits.EMBEDDED_START_S
-    alone_at = loop.time() + limits.REQUEST_S
+    alone_at = loop.time() + limits.EMBEDDED_START_S / 2
     with contextlib.suppress(errors.FarmhandError):
         connection = await Connection.open(login)
         try:

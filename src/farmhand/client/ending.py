@@ -61,7 +61,8 @@ def _at_interpreter_end() -> None:
     for farm in list(opened):
         farm._end()
     for thread in list(_finishing):
-        thread.join()
+        if thread.ident is not None:  # Ctrl-C may have come before its start
+            thread.join()
 
 
 def _in_forked_child() -> None:

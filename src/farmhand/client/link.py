@@ -87,13 +87,15 @@ class Link:
 
     def fetch_unserving(self) -> None:
         """Return when large values that have served no call are here."""
-        if self.alive and not self.on_its_thread():
-            with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the loop has just ended
-                for future in asyncio.run_coroutine_threadsafe(self._unserving(), self.loop).result():
-                    future.exception()
-
-    async def _unserving(self) -> list[FarmFuture[Any]]:
-        return [future for future in self.left if not future.serves]
+        if not self.alive or self.on_its_thread():
+            return
+        found: concurrent.futures.Future[list[FarmFuture[Any]]] = concurrent.futures.Future()
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self.loop.call_soon_threadsafe(lambda: found.set_result([left for left in self.left if not left.serves]))
+        while self.alive and not found.done():
+            concurrent.futures.wait([found], limits.SIGNAL_S)
+        for future in found.result() if found.done() else ():
+            future.exception()
 
     def keep(self, source: Source, large: Large) -> None:
         """Remove this when the source dies."""

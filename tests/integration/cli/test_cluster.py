@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.chaos.farm import wait_dead
 from tests.integration.cli.conftest import Machine, wait_until
 
 from farmhand import Farm
@@ -25,6 +26,7 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
         machine.end()
 
 
+@pytest.mark.chaos
 def test_three_machines_with_tls(machines: list[Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two, three = machines
     refused = one.run("up", "--cluster", "--insecure-plaintext", "--listen", "0.0.0.0")
@@ -44,7 +46,7 @@ def test_three_machines_with_tls(machines: list[Machine], tmp_path: Path, monkey
     for machine in (two, three):
         said = machine.up("--cluster", line, "--listen", "0.0.0.0")
     assert said["ready"]
-    assert said["cluster"]["quorum"]
+    wait_until(lambda: three.json("status")["cluster"]["quorum"], "the third has heard of the others")
     home = tmp_path / "a desk"
     home.mkdir()
     monkeypatch.setenv("FARMHAND_HOME", str(home))
@@ -52,7 +54,7 @@ def test_three_machines_with_tls(machines: list[Machine], tmp_path: Path, monkey
         assert farm.submit(abs, -1).result(60) == 1
         engine = psutil.Process(said["engine_pid"])
         psutil.Process(said["pid"]).kill()  # nobody starts it again; the engine ends with it
-        engine.wait(60)
+        wait_dead(engine)
         assert list(farm.map(abs, range(-50, 0))) == list(range(50, 0, -1))
         assert farm._driver.connection.servers.now.port != said["port"]
     wait_until(lambda: one.json("doctor", code=Exit.FAILED)["failed"] == ["servers"], "the others have settled")
