@@ -92,7 +92,7 @@ class Link:
         found: concurrent.futures.Future[list[FarmFuture[Any]]] = concurrent.futures.Future()
         with contextlib.suppress(RuntimeError):  # the loop has just ended
             self.loop.call_soon_threadsafe(lambda: found.set_result([left for left in self.left if not left.serves]))
-        while self.alive and not found.done():
+        while self._thread.is_alive() and not found.done():
             concurrent.futures.wait([found], limits.SIGNAL_S)
         for future in found.result() if found.done() else ():
             future.exception()
