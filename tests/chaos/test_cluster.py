@@ -198,7 +198,7 @@ def test_a_server_whose_steward_acts_is_cut_off_and_comes_back(
                     history.follow(i, (kept if i % 2 else farm).submit(effect, i, effects.folder, 0.002))
                 assert history.futures[1500].result(PATIENCE_S) == 1500  # two servers are enough
                 assert history.futures[1501].result(PATIENCE_S) == 1501
-            cluster.wait_whole()
+            wait_until(lambda: all(server["up"] for server in far.state()["servers"]), "it hears the others again")
             ran = history.check(effects)
             print(f"2000 tasks, {ran.total()} runs, {farm._driver.core.counts}")
             for _ in range(20):
