@@ -123,12 +123,8 @@ async def _wait_ready(host: Host, content: FarmFile) -> tuple[bool, dict[str, An
                     if host.member is not None:
                         state = await cluster_state(connection) or state
                         lacks = len(host.servers) < SERVERS or loop.time() > alone_at
-                        if (
-                            state is not None
-                            and lacks
-                            and len(connection.servers.living) < SERVERS
-                            and not state["quorum"]
-                        ):
+                        joined = max(len(connection.servers.living), state["joined"] if state is not None else 0)
+                        if state is not None and lacks and joined < SERVERS and not state["quorum"]:
                             return True, state
                     status = await ask_steward(connection, "status", timeout=1.0)
                     slots = sum(node["ready"] for node in status["nodes"])

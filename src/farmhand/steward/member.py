@@ -241,7 +241,7 @@ class Member:
             )
         listed = [{"name": s.name, "address": s.address, "up": s.name in up} for s in servers]
         acting = self._lease.holder if self._lease else ""
-        return {"servers": listed, "quorum": not problem, "acting": acting, "problem": problem}
+        return {"servers": listed, "joined": living, "quorum": not problem, "acting": acting, "problem": problem}
 
     def _state(self, _msg: Msg) -> dict[str, Any]:
         return self._state_now()
