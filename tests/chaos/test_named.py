@@ -44,6 +44,27 @@ def open_night(running: FarmProcess) -> Iterator[Session]:
         session._abandon()
 
 
+@contextmanager
+def rampage(running: FarmProcess, roles: tuple[str, ...], dice: random.Random) -> Iterator[list[str]]:
+    """Meanwhile kill one process of each of these roles in turn, with pauses. Gives the roles of which one was killed."""
+    over, killed = threading.Event(), []
+
+    def kill() -> None:
+        for role in roles:
+            if over.wait(dice.uniform(0.1, 0.6)):
+                return
+            if kill_some(running.pid, role, dice):
+                killed.append(role)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
 def values(session: Session) -> list[Any]:
     return [future.result(PATIENCE_S) for future in list(session)]
 
@@ -129,45 +150,21 @@ def test_a_new_steward_knows_how_often_a_task_has_failed(home: Path, dice: rando
 def test_engine_node_and_steward_are_killed_while_tasks_come_and_go(
     home: Path, effects: Effects, dice: random.Random
 ) -> None:
-    tasks, over, killed = 6000, threading.Event(), []
-
-    def rampage() -> None:
-        for role in ("engine", "node", "steward", "engine", "slot", "node"):
-            if over.wait(dice.uniform(0.1, 0.6)):
-                return
-            if kill_some(running.pid, role, dice):
-                killed.append(role)
-
+    tasks, history = 6000, History()
     with FarmProcess(home) as running, open_night(running) as night, open_night(running) as other:
-        thread = threading.Thread(target=rampage)
-        thread.start()
-        history = History()
-        try:
+        with rampage(running, ("engine", "node", "steward", "engine", "slot", "node"), dice) as killed:
             for i in range(tasks):
                 history.follow(i, night.submit(effect, i, effects.folder, 0.0002))
             ran = history.check(effects)
-        finally:
-            over.set()
-            thread.join()
         print(f"killed {killed}: {tasks} tasks, {ran.total()} runs")
         wait_until(lambda: len(other) == tasks, "each was stored once")
         assert values(other) == values(night) == list(range(tasks))
 
 
 def test_engine_node_and_steward_are_killed_while_tasks_wait_for_one_another(home: Path, dice: random.Random) -> None:
-    over, killed, width = threading.Event(), [], 60
-
-    def rampage() -> None:
-        for role in ("steward", "engine", "node", "steward", "slot", "engine", "steward"):
-            if over.wait(dice.uniform(0.1, 0.6)):
-                return
-            if kill_some(running.pid, role, dice):
-                killed.append(role)
-
+    width, roles = 60, ("steward", "engine", "node", "steward", "slot", "engine", "steward")
     with FarmProcess(home) as running, open_night(running) as night, open_night(running) as other:
-        thread = threading.Thread(target=rampage)
-        thread.start()
-        try:
+        with rampage(running, roles, dice) as killed:
             rows = [[night.submit(number, i) for i in range(width)]]
             for depth in range(1, 40):
                 last = rows[-1]
@@ -176,9 +173,6 @@ def test_engine_node_and_steward_are_killed_while_tasks_wait_for_one_another(hom
             for row in rows:
                 assert [future.result(PATIENCE_S) for future in row] == expected
                 expected = [expected[i] + expected[i - 1] for i in range(width)]
-        finally:
-            over.set()
-            thread.join()
         print(f"killed {killed}")
         wait_until(lambda: len(other) == 40 * width, "each was stored once")
         assert values(other) == values(night)

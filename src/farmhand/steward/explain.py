@@ -12,7 +12,7 @@ from farmhand.model import limits, messages
 from farmhand.model.asked import Asked, understand
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Holding, NodeBeat
-from farmhand.steward.queues import Budget, LaneFacts, Queued, age, lane_facts, peek
+from farmhand.steward.queues import Budget, LaneFacts, Queued, age, facts_of_lanes, peek
 
 _SILENT_S = 1.5  # a node that was not heard of for three heartbeats is worth a word
 _FULL_SHARE = 0.99
@@ -24,9 +24,7 @@ async def explain(connection: Connection, membership: Membership, text: str, now
     Raises: `BadOption` when several sessions begin so, `EngineError`, `TimeoutError`.
     """
     budget = Budget()
-    lanes = [
-        await lane_facts(connection, state, limits.EXPLAIN_MAX, budget) for state in list(membership.lanes.values())
-    ]
+    lanes = await facts_of_lanes(connection, membership, limits.EXPLAIN_MAX, budget)
     known = {*membership.sessions, *(session for lane in lanes for session in lane.sessions)}
     asked = understand(text, known)
     found: list[dict[str, Any]] = []

@@ -93,10 +93,14 @@ async def peek(connection: Connection, subject: str, limit: int, budget: Budget,
     return found
 
 
+async def facts_of_lanes(connection: Connection, membership: Membership, limit: int, budget: Budget) -> list[LaneFacts]:
+    """Those of every lane. Others may be made while the engine is asked. Raises `EngineError`, `TimeoutError`."""
+    return [await lane_facts(connection, state, limit, budget) for state in list(membership.lanes.values())]
+
+
 async def queues_report(connection: Connection, membership: Membership) -> dict[str, Any]:
     """Every lane, as plain data. Keys are stable: docs/reference/cli.md."""
-    budget = Budget()
-    facts = [await lane_facts(connection, state, limits.PEEK_MAX, budget) for state in list(membership.lanes.values())]
+    facts = await facts_of_lanes(connection, membership, limits.PEEK_MAX, Budget())
     return {"lanes": [lane_document(lane) for lane in facts]}
 
 

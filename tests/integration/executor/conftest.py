@@ -77,6 +77,11 @@ def tally(tmp_path: Path) -> Tally:
     return Tally(tmp_path)
 
 
+def priorities_sent(farm: Farm) -> set[int]:
+    """Those of the lanes in which something waits or runs."""
+    return {lane["priority"] for lane in farm.status()["lanes"] if lane["waiting"] + lane["taken"]}
+
+
 class Script:
     """A user's program in a folder of its own."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 from concurrent.futures import Executor
 from typing import Any
 
 import pytest
+from tests.chaos.farm import wait_until
+from tests.integration.executor.conftest import priorities_sent
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 
 from farmhand import Farm, Retry, errors
@@ -93,9 +94,7 @@ def test_higher_priority_goes_first(farm: Farm, meeting: Meeting) -> None:
     visitors = [meeting.wait(), meeting.wait()]
     low = [farm.options(priority=-10).submit(arrive, meeting.place, "low") for _ in range(100)]
     high = [farm.options(priority=10).submit(arrive, meeting.place, "high") for _ in range(2)]
-    pause = threading.Event()
-    while {lane["priority"] for lane in farm.status()["lanes"] if lane["waiting"] + lane["taken"]} != {-10, 0, 10}:
-        pause.wait(0.02)  # until some of each have been sent
+    wait_until(lambda: priorities_sent(farm) == {-10, 0, 10}, "some of each have been sent")
     for visitor in visitors:
         visitor.release()
     words = meeting.words(102)
@@ -118,9 +117,10 @@ def test_what_no_node_offers_waits_and_can_be_cancelled(farm: Farm, caplog: pyte
     assert farm.submit(double, 1).result(PATIENCE_S) == 2
     assert not future.running()
     assert future.cancel()
-    pause = threading.Event()
-    while not any("unobtainium" in lane["needs"] and lane["lacking"] for lane in farm.status()["lanes"]):
-        pause.wait(0.02)  # until the lane is there
+    wait_until(
+        lambda: any("unobtainium" in lane["needs"] and lane["lacking"] for lane in farm.status()["lanes"]),
+        "the lane is there",
+    )
 
 
 def test_a_python_that_no_node_offers_is_an_error(farm: Farm) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import joblib
 import pytest
 from tests.chaos.farm import FarmProcess, wait_until
-from tests.integration.executor.conftest import Script
+from tests.integration.executor.conftest import Script, priorities_sent
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 from tests.integration.executor.tally import Tally
 from tests.integration.named.conftest import Open
@@ -178,10 +178,6 @@ def test_higher_priorities_run_first(opened: Open, meeting: Meeting) -> None:
     wait([*busy, *low, *high], PATIENCE_S)
     # What the node had in hand already, or had asked for, goes first; a loaded machine is late to ask for more.
     assert words[22:] == ["low"] * 80, words
-
-
-def priorities_sent(session: Session) -> set[int]:
-    return {lane["priority"] for lane in session.status()["lanes"] if lane["waiting"] + lane["taken"]}
 
 
 def test_map_at_once_and_lazily(session: Session) -> None:
