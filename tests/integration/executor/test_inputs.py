@@ -15,41 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.integration.executor.calls import Box, append, fail, grow, inc, produce, unbox
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 
 from farmhand import AsyncFarm, Farm, FarmFuture, errors
 
 MB = 1024 * 1024
-
-
-class Box:
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-
-def inc(value: int, _after: Any = None) -> int:
-    return value + 1
-
-
-def produce(size: int) -> bytes:
-    return b"\x01" * size
-
-
-def grow(data: bytes) -> bytes:
-    return data + b"\x02"
-
-
-def append(values: list[int], value: int) -> list[int]:
-    values.append(value)
-    return values
-
-
-def fail(*_: Any) -> None:
-    raise ValueError("no value")
-
-
-def unbox(box: Box) -> Any:
-    return box.held
 
 
 @pytest.fixture(scope="module", params=["shared memory", "network"])

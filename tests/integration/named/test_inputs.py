@@ -6,11 +6,11 @@ import asyncio
 import functools
 import operator
 from concurrent.futures import CancelledError, wait
-from typing import Any
 
 import numpy as np
 import pytest
 from tests.chaos.farm import FarmProcess, wait_until
+from tests.integration.executor.calls import Box, append, fail, grow, inc, produce, unbox
 from tests.integration.executor.conftest import Script
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
 from tests.integration.executor.tally import Tally
@@ -23,36 +23,6 @@ from farmhand.model import messages
 from farmhand.model.messages import Control
 
 MB = 1024 * 1024
-
-
-class Box:
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-
-def inc(value: int, _after: Any = None) -> int:
-    return value + 1
-
-
-def produce(size: int) -> bytes:
-    return b"\x01" * size
-
-
-def grow(data: bytes) -> bytes:
-    return data + b"\x02"
-
-
-def append(values: list[int], value: int) -> list[int]:
-    values.append(value)
-    return values
-
-
-def fail(*_: Any) -> None:
-    raise ValueError("no value")
-
-
-def unbox(box: Box) -> Any:
-    return box.held
 
 
 def fail_first(tally: Tally) -> int:
