@@ -6,7 +6,7 @@ import operator
 from pathlib import Path
 
 import pytest
-from tests.chaos.farm import FarmProcess, wait_until
+from tests.chaos.farm import FarmProcess, wait_dead, wait_until
 from tests.integration.executor.meeting import PATIENCE_S, Meeting
 from tests.integration.executor.tally import Tally
 from tests.integration.named.branching import (
@@ -77,7 +77,7 @@ def test_the_engine_dies_while_a_parent_waits(
     session.detach()
     engine = running.one("engine")
     engine.kill()
-    engine.wait(PATIENCE_S)
+    wait_dead(engine)
     visitor.release()
     assert opened()[0].result(PATIENCE_S) == 11, "it began anew"
     assert isinstance(future.exception(PATIENCE_S), errors.FarmClosed)
@@ -91,7 +91,7 @@ def test_the_steward_dies_while_a_parent_waits(
     visitor = meeting.wait()
     steward = running.one("steward")
     steward.kill()
-    steward.wait(PATIENCE_S)
+    wait_dead(steward)
     visitor.wait_gone()  # the child goes, for nobody knows any more whose it is
     meeting.wait().release()
     assert future.result(PATIENCE_S) == 21, "the parent begins anew"

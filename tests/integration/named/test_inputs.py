@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, wait
 
 import numpy as np
 import pytest
-from tests.chaos.farm import FarmProcess, wait_until
+from tests.chaos.farm import FarmProcess, wait_dead, wait_until
 from tests.integration.executor.calls import Box, append, fail, grow, inc, produce, unbox
 from tests.integration.executor.conftest import Script
 from tests.integration.executor.meeting import PATIENCE_S, Meeting, arrive
@@ -277,7 +277,7 @@ def test_a_process_dies_while_tasks_wait(running: FarmProcess, opened: Open, mee
     session._driver.flush()
     victim = running.one(role)
     victim.kill()
-    victim.wait(PATIENCE_S)
+    wait_dead(victim)
     if role != "node":
         wait_until(session.status, "the farm answers")
     meeting.wait().release()
