@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -183,6 +185,26 @@ class Cluster:
         """The server whose steward acts."""
         wait_until(lambda: self.up[0].state()["acting"], "a steward acts")
         return self.named(self.up[0].state()["acting"])
+
+    def check_terms(self) -> None:
+        """As their logs tell it, no two stewards have acted at the same time."""
+        terms: list[tuple[str, str]] = []
+        for server in self.servers:
+            began = ""
+            for line in server.running.log("steward.log").splitlines():
+                stamp = " ".join(line.split(" ", 2)[:2])
+                if line.endswith("this steward acts for the farm now"):
+                    began = stamp
+                elif began and line.endswith("this steward acts no longer"):
+                    terms.append((began, stamp))
+                    began = ""
+                elif re.search(r": process \d+ begins$", line):
+                    began = ""  # the one before it was killed: when is not told
+            if began:
+                terms.append((began, "for ever"))
+        terms.sort()
+        for (_, ended), (began, _) in itertools.pairwise(terms):
+            assert ended <= began, f"two stewards acted at once: {terms}"
 
     def is_whole(self) -> bool:
         """Every server is there, every copy is complete, and a steward acts."""

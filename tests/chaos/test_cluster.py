@@ -191,9 +191,7 @@ def test_a_server_whose_steward_acts_is_cut_off_and_comes_back(
                 began = time.monotonic()
                 wait_until(lambda: near.state()["acting"] not in ("", far.name), "another one acts")
                 print(f"another steward acted {time.monotonic() - began:.2f} s after the cut")
-                second = near.state()["acting"]
                 wait_until(lambda: "acts no longer" in far.running.log("steward.log")[before:], "the one cut off knows")
-                said = len(far.running.log("steward.log"))
                 for i in range(1000, 2000):
                     history.follow(i, (kept if i % 2 else farm).submit(effect, i, effects.folder, 0.002))
                 assert history.futures[1500].result(PATIENCE_S) == 1500  # two servers are enough
@@ -201,8 +199,7 @@ def test_a_server_whose_steward_acts_is_cut_off_and_comes_back(
             wait_until(lambda: all(server["up"] for server in far.state()["servers"]), "it hears the others again")
             ran = history.check(effects)
             print(f"2000 tasks, {ran.total()} runs, {farm._driver.core.counts}")
-            for _ in range(20):
-                assert farm.status()["cluster"]["acting"] == second
-                hold(0.05)
-            assert "acts" not in far.running.log("steward.log")[said:]
+            # The engine may choose its leaders anew when the cut ends: then another term begins, perhaps that server's.
+            assert farm.options(priority=3).submit(number, 2).result(PATIENCE_S) == 2  # a new lane needs a steward
+            cluster.check_terms()
             assert len(kept) == 1000

@@ -201,13 +201,14 @@ class Lease:
 
     async def _try(self) -> Term | None:
         """Take it if nobody else is faster."""
-        before, term = self._note, secrets.token_hex(8)
+        # What is replaced is what was found free: who takes it while we connect must not lose it to us.
+        before, after, term = self._note, self._sequence, secrets.token_hex(8)
         options = self._acting()
         options.name = f"steward:{term}"
         connection = await Connection.open(options)
         try:
             began = self._loop.time()
-            sequence = await _write(connection, _Note(self._server, term), self._sequence, timeout=limits.LEASE_S)
+            sequence = await _write(connection, _Note(self._server, term), after, timeout=limits.LEASE_S)
             if sequence is None:
                 connection.abort()
                 return None
@@ -219,5 +220,7 @@ class Lease:
             with contextlib.suppress(errors.EngineError, TimeoutError):
                 await census.evict(self._system, f"steward:{before.term}")
         await asyncio.sleep(_SETTLE_S)
+        if not held.valid:
+            return None
         log.info("this steward acts for the farm now")
         return held
