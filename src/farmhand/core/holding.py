@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any
 
 from farmhand.core.held import (
     Ack,
@@ -34,6 +34,7 @@ from farmhand.core.held import (
     Retract,
     Start,
     StartSpare,
+    forget_oldest,
 )
 from farmhand.core.lending import Lending
 from farmhand.model import limits
@@ -59,8 +60,6 @@ __all__ = [
     "StartSpare",
 ]
 
-TOMBSTONES_MAX: Final = 10_000  # orders to stop work that has not arrived; forgotten in order of age
-
 
 class Holder:
     """See the head of this file. Slots are numbered from 0; they report ready before they are used."""
@@ -78,6 +77,7 @@ class Holder:
         self._lanes: dict[LaneId, LanePulls] = {}
         self._turn = 0
         self._tombstones: OrderedDict[int, set[int]] = OrderedDict()
+        self._withdrawn: OrderedDict[str, int] = OrderedDict()  # sessions that have ended: up to which sequence
 
     @property
     def share(self) -> int:
@@ -189,6 +189,8 @@ class Holder:
         held.lane = lane
         if pulls is None or self.leaving:
             return [Nak(held)]
+        if sequence <= self._withdrawn.get(work.session, 0):
+            return [Ack(held), *self.plan()]
         held.dropped = self._tombstones.pop(work.token, set())
         self.held[(lane, sequence)] = held
         self.queue.append(held)
@@ -406,10 +408,17 @@ class Holder:
         self._down.add(slot)
         return [KillSlot(slot)]
 
-    def on_session_gone(self, session: str) -> list[Effect]:
-        """Nobody waits for this session's work any more."""
+    def on_session_gone(self, session: str, through: int = 0, *, finish: bool = False) -> list[Effect]:
+        """Nobody waits for this session's work any more.
+
+        `through`: the sequence up to which it was withdrawn; such a message may still come. `finish`: what runs goes on.
+        """
+        self._withdrawn[session] = max(through, self._withdrawn.get(session, 0))
+        forget_oldest(self._withdrawn)
         effects: list[Effect] = []
         for held in [h for h in self.held.values() if h.work.session == session]:
+            if finish and held.state is not HeldState.QUEUED:
+                continue
             effects += self._abandon(held)
             effects.append(Ack(held))
         return effects + self.plan()
@@ -453,8 +462,7 @@ class Holder:
     def _bury(self, token: int) -> set[int]:
         """The indices of a message that must not start when it arrives."""
         indices = self._tombstones.setdefault(token, set())
-        while len(self._tombstones) > TOMBSTONES_MAX:
-            self._tombstones.popitem(last=False)
+        forget_oldest(self._tombstones)
         return indices
 
     def on_grace_over(self) -> list[Effect]:

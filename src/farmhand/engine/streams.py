@@ -247,6 +247,11 @@ async def purge(connection: Connection, stream: str, subject: str, *, before: in
     await call(connection, f"STREAM.PURGE.{stream}", body)
 
 
+async def last_sequence(connection: Connection, stream: str) -> int:
+    """The sequence of the newest message that a stream has had."""
+    return int((await call(connection, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+
+
 async def subjects_in(connection: Connection, stream: str, matching: str = ">") -> list[str]:
     """The subjects that have messages in a stream."""
     return list(await messages_by_subject(connection, stream, matching))

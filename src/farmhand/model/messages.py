@@ -256,11 +256,17 @@ class LaneTable(msgspec.Struct):
 
 
 class Gone(msgspec.Struct):
-    """On `farm.gone`: sessions that have ended, incarnations that were declared lost, work that was given to others."""
+    """On `farm.gone`: sessions that have ended, incarnations that were declared lost, work that was given to others.
+
+    through: the sequence up to which the sessions' messages were withdrawn; one may be on its way still. finish: what runs of
+    them goes on.
+    """
 
     sessions: tuple[str, ...] = ()
     incarnations: tuple[str, ...] = ()
     tokens: tuple[int, ...] = ()
+    through: int = 0
+    finish: bool = False
 
 
 class JoinRequest(msgspec.Struct):

@@ -466,7 +466,7 @@ class Agent:
     def _on_gone(self, msg: Msg) -> None:
         gone = messages.read_gone(msg.data)
         for session in gone.sessions:
-            self.carry_out(self.holder.on_session_gone(session))
+            self.carry_out(self.holder.on_session_gone(session, gone.through, finish=gone.finish))
         for token in gone.tokens:
             self.carry_out(self.holder.on_taken_back(token))
         if self.incarnation in gone.incarnations and not self._ended.done():

@@ -290,10 +290,10 @@ class Steward:
     async def _end_session(self, lost: membership.SessionLost) -> None:
         """Withdraw its waiting work, stop what runs unless it asked otherwise, forget its data."""
         self._check()
+        through = await streams.last_sequence(self.connection, subjects.WORK)
         await streams.purge(self.connection, subjects.WORK, subjects.work("*", lost.session))
         self._check()
-        if lost.kill:
-            self._tell_gone(Gone(sessions=(lost.session,)))
+        self._tell_gone(Gone(sessions=(lost.session,), through=through, finish=not lost.kill))
         await streams.purge(self.connection, subjects.RESULT, subjects.result(lost.session, "*"))
         self._check()
         await blobs.remove(self.connection, lost.session)

@@ -196,7 +196,7 @@ class Engine:
         self._world.invariants.on_removed(message, self.covered.get(message.work.token, set()))
 
     def purge(self, actor: Actor, number: int, session: str, results: bool) -> None:
-        """A session is over: its work goes, and its results."""
+        """A session is over: its work goes, or its results. The answer is the newest sequence of work."""
         if results:
             self.results.pop(session, None)
         else:
@@ -205,7 +205,7 @@ class Engine:
                 if message.holder is None:
                     self._ready[message.lane].remove(message.sequence)
             self._world.log("the work of %s is purged", session)
-        self._world.network.down(actor, actor.answer, (number, None))
+        self._world.network.down(actor, actor.answer, (number, self._sequence))
 
     # ---- what the steward and the sessions ask
 

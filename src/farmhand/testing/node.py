@@ -312,7 +312,7 @@ class SimNode(Storing):
     def on_gone(self, gone: Gone) -> None:
         """The steward's word on who is gone."""
         for session in gone.sessions:
-            self.carry_out(self.holder.on_session_gone(session))
+            self.carry_out(self.holder.on_session_gone(session, gone.through, finish=gone.finish))
         for token in gone.tokens:
             self.carry_out(self.holder.on_taken_back(token))
         if self.incarnation in gone.incarnations:

@@ -139,10 +139,9 @@ class SimSteward(Storing):
     def _end_session(self, lost: membership.SessionLost) -> Steps:
         self.world.invariants.on_session_over(lost.session)
         purge = self.world.engine.purge
-        if (yield Request(purge, (lost.session, False))) is TIMEOUT:
+        if (through := (yield Request(purge, (lost.session, False)))) is TIMEOUT:
             return
-        if lost.kill:
-            self._tell_gone(Gone(sessions=(lost.session,)))
+        self._tell_gone(Gone(sessions=(lost.session,), through=through, finish=not lost.kill))
         yield Request(purge, (lost.session, True))
 
     # ---- questions

@@ -1,53 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from tests.unit.core.effects import Effects
+from tests.unit.core.holders import DEATH, NARROW, URGENT, WIDE, Node, work
 
-from farmhand.core import holding
-from farmhand.core.holding import Ack, Drop, Finish, Held, HeldState, Holder, KillSlot, Nak, Pull, Retract, Start
+from farmhand.core.holding import Ack, Drop, Finish, HeldState, Holder, KillSlot, Nak, Pull, Retract, Start
 from farmhand.model import limits
-from farmhand.model.messages import Profile, State, Work
-from farmhand.model.needs import Lane, Need
+from farmhand.model.messages import State
 from farmhand.model.outcome import Kind, Mark
-
-NARROW = Lane()
-WIDE = Lane((Need("cpus", "=", "2"),))
-URGENT = Lane(priority=9)
-DEATH = Mark(0, Kind.CRASHED, "killed by SIGKILL", None, 9, ("last words",), 5)
-
-
-def work(token: int = 1, count: int = 1, session: str = "k1", state: State = State(), environment: str = "") -> Work:  # noqa: B008
-    return Work(1, session, token, count, Profile("c", state=state, environment=environment))
-
-
-class Node:
-    """A holder whose slots are ready, and what it asks for. Pulls are left out unless a test is about them."""
-
-    def __init__(self, seen: Effects, slots: int = 1, lanes: tuple[Lane, ...] = (NARROW,)) -> None:
-        self.holder = Holder(slots)
-        self.seen = seen
-        self.pulls: list[Pull] = []
-        self.sequence = 0
-        self.tell(self.holder.on_lanes(list(lanes)))
-        for slot in range(slots):
-            self.tell(self.holder.on_slot_ready(slot, 0.0))
-
-    def tell(self, effects: list[Any]) -> None:
-        self.pulls += [effect for effect in effects if isinstance(effect, Pull)]
-        self.seen.add(effect for effect in effects if not isinstance(effect, Pull))
-
-    def message(self, lane: Lane = NARROW, now: float = 0.0, **more: Any) -> Held:
-        self.sequence += 1
-        found = work(**{"token": self.sequence, **more})
-        self.tell(self.holder.on_message(lane.id, self.sequence, found, 0, now, "cargo", wait=True))
-        return self.holder.held[lane.id, self.sequence]
-
-    def started(self, lane: Lane = NARROW, now: float = 0.0, **more: Any) -> Held:
-        held = self.message(lane, now, **more)
-        assert self.seen.take(Start).held is held
-        return held
 
 
 @pytest.fixture
@@ -338,7 +298,7 @@ def test_what_has_not_begun_is_dropped(node: Node, seen: Effects) -> None:
 
 
 def test_an_order_may_come_before_the_work(node: Node, seen: Effects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "TOMBSTONES_MAX", 2)
+    monkeypatch.setattr("farmhand.core.held.NOTES_MAX", 2)
     for token in (101, 102, 103):
         node.tell(node.holder.on_kill(token, 0, -1))
     assert node.started(token=103).dropped == {0}
@@ -424,6 +384,25 @@ def test_an_answer_about_an_earlier_message_is_dropped(node: Node, seen: Effects
 
 
 # ---- sessions and stewards
+
+
+def test_what_a_session_had_withdrawn_does_not_start_when_it_arrives_later(node: Node, seen: Effects) -> None:
+    node.tell(node.holder.on_session_gone("k1", 7))
+    node.tell(node.holder.on_session_gone("k1", 5))  # an older word, late
+    node.tell(node.holder.on_message(NARROW.id, 7, work(), 0, 0.0, None, wait=True))
+    assert seen.take(Ack).held.sequence == 7
+    assert not node.holder.held
+    node.sequence = 7
+    node.started()  # somebody is there again
+
+
+def test_what_runs_of_a_session_that_is_gone_goes_on_when_it_was_asked_for(seen: Effects) -> None:
+    node = Node(seen, slots=1)
+    running, waiting = node.started(), node.message()
+    node.tell(node.holder.on_session_gone("k1", waiting.sequence, finish=True))
+    assert seen.take(Ack).held is waiting
+    assert running.state is HeldState.RUNNING
+    assert waiting.state is HeldState.GONE
 
 
 def test_a_session_that_is_gone_takes_its_work_along(seen: Effects) -> None:
