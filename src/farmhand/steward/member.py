@@ -233,7 +233,8 @@ class Member:
         complete = self._shared is not None and len(servers) >= cluster.SERVERS
         problem = ""
         if not complete:
-            problem = f"{living} of {cluster.SERVERS} servers have joined: the farm takes work when the third has"
+            then = "the farm takes work when the third has" if living < cluster.SERVERS else "the last gets ready"
+            problem = f"{living} of {cluster.SERVERS} servers have joined: {then}"
         elif 2 * len(up) <= cluster.SERVERS:
             down = ", ".join(server.name for server in servers if server.name not in up)
             problem = (
