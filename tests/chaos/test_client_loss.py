@@ -54,7 +54,7 @@ def test_a_killed_client_loses_its_work_and_nobody_else_does(home: Path, effects
         assert [future.result(PATIENCE_S)[0] for future in futures] == [0, 1, 2, 3]
         wait_until(lambda: sessions(other) == {other.session}, "the session has ended")
         measured("all was withdrawn after", time.monotonic() - began, 5.0)
-        assert other.status()["engine"]["storage"]["work"]["messages"] == 0
+        wait_until(lambda: other.status()["engine"]["storage"]["work"]["messages"] == 0, "the last one is acknowledged")
         assert not effects.count(), "a withdrawn task ran"
 
 

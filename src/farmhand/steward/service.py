@@ -68,6 +68,7 @@ class Steward:
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._withdrawing: set[str] = set()  # sessions
         self._blind_at = self._loop.time()  # when an outage of ours ended; our start is the first
         self._census: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -264,7 +265,7 @@ class Steward:
                     log.info("session %s is over: %s", effect.session, effect.why)
                     self._spawn(self._end_session(effect))
                 case membership.Withdraw():
-                    self._tell_gone(Gone(sessions=(effect.session,)))
+                    self._spawn(self._withdraw(effect.session, finish=False))
                 case membership.TakeBack():
                     self._tell_gone(Gone(tokens=effect.tokens))
                 case membership.Disown():
@@ -289,14 +290,27 @@ class Steward:
 
     async def _end_session(self, lost: membership.SessionLost) -> None:
         """Withdraw its waiting work, stop what runs unless it asked otherwise, forget its data."""
+        await self._withdraw(lost.session, finish=not lost.kill)
         self._check()
-        through = await streams.last_sequence(self.connection, subjects.WORK)
-        await streams.purge(self.connection, subjects.WORK, subjects.work("*", lost.session))
-        self._check()
-        self._tell_gone(Gone(sessions=(lost.session,), through=through, finish=not lost.kill))
         await streams.purge(self.connection, subjects.RESULT, subjects.result(lost.session, "*"))
         self._check()
         await blobs.remove(self.connection, lost.session)
+
+    async def _withdraw(self, session: str, *, finish: bool) -> None:
+        """Remove a session's waiting work, and only then tell the nodes: what they let go of makes room for what still waits."""
+        if session in self._withdrawing:
+            return
+        self._withdrawing.add(session)
+        try:
+            self._check()
+            through = await streams.last_sequence(self.connection, subjects.WORK)
+            self._check()
+            work = subjects.work("*", session)
+            await streams.purge(self.connection, subjects.WORK, work, before=through + 1)
+            self._check()
+            self._tell_gone(Gone(sessions=(session,), through=through, finish=finish))
+        finally:
+            self._withdrawing.discard(session)
 
     def _spawn(self, coroutine: Any) -> None:
         task = self._loop.create_task(coroutine)

@@ -28,7 +28,7 @@ class Sleep(NamedTuple):
 
 
 TIMEOUT: Final = object()
-Steps = Generator[Request | Sleep, Any, None]
+Steps = Generator[Request | Sleep, Any, Any]
 
 
 class Actor:

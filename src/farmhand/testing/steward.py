@@ -33,6 +33,7 @@ class SimSteward(Storing):
         self.lost: set[str] = set()  # incarnations that this life has declared lost
         self._stored_lanes: dict[LaneId, Lane] = {}
         self._sweeping = self._wanted = False
+        self._withdrawing: set[str] = set()
         self._ticked_at = self._blind_at = 0.0
 
     # ---- life
@@ -43,6 +44,7 @@ class SimSteward(Storing):
         self.publisher = Publisher(self)
         self.lost = set()
         self._sweeping = self._wanted = False
+        self._withdrawing = set()
         for lane in self._stored_lanes.values():
             self.membership.on_lane(lane)
         self._announce()
@@ -119,7 +121,7 @@ class SimSteward(Storing):
                     self.world.log("%s is over: %s", effect.session, effect.why)
                     self.spawn(self._end_session(effect))
                 case membership.Withdraw():
-                    self._tell_gone(Gone(sessions=(effect.session,)))
+                    self.spawn(self._withdraw(effect.session, finish=False))
                 case membership.TakeBack():
                     self._tell_gone(Gone(tokens=effect.tokens))
                 case membership.Disown():
@@ -138,11 +140,19 @@ class SimSteward(Storing):
 
     def _end_session(self, lost: membership.SessionLost) -> Steps:
         self.world.invariants.on_session_over(lost.session)
-        purge = self.world.engine.purge
-        if (through := (yield Request(purge, (lost.session, False)))) is TIMEOUT:
-            return
-        self._tell_gone(Gone(sessions=(lost.session,), through=through, finish=not lost.kill))
-        yield Request(purge, (lost.session, True))
+        if (yield from self._withdraw(lost.session, finish=not lost.kill)):
+            yield Request(self.world.engine.purge, (lost.session, True))
+
+    def _withdraw(self, session: str, *, finish: bool) -> Steps:
+        if session in self._withdrawing:
+            return False
+        self._withdrawing.add(session)
+        through = yield Request(self.world.engine.purge, (session, False))
+        self._withdrawing.discard(session)
+        if through is TIMEOUT:
+            return False
+        self._tell_gone(Gone(sessions=(session,), through=through, finish=finish))
+        return True
 
     # ---- questions
 
