@@ -22,17 +22,19 @@ Errors = tuple[type[errors.EngineError], ...]
 
 async def request(connection: Connection, subject: str, payload: bytes = b"", *, timeout: float = limits.REQUEST_S,
                   again: Errors = (errors.NoResponder,), is_no_answer: Callable[[Msg], bool] = lambda _: False,
-                  headers: dict[str, str] | None = None) -> Msg:  # fmt: skip
+                  headers: dict[str, str] | None = None, mortal: bool = False) -> Msg:  # fmt: skip
     """Ask, and ask again after an error of `again` or an answer that `is_no_answer`, which in the end is returned all the same.
 
-    In a cluster also after API_TRY_S of silence: the server that had the question may have died with it.
+    In a cluster also after API_TRY_S of silence: the server that had the question may have died with it. `mortal`: who answers
+    is a process that may do so too; then once.
     Raises `NoResponder`, `EngineLost`, `TimeoutError`.
     """
     loop = asyncio.get_running_loop()
     deadline, pause = loop.time() + timeout, _PAUSE_FIRST_S
     while True:
         left = max(0.0, deadline - loop.time())
-        patience = min(left, limits.API_TRY_S) if connection.servers.many else left
+        patience = min(left, limits.API_TRY_S) if connection.servers.many or mortal else left
+        mortal = False
         try:
             msg = await connection.request(subject, payload, timeout=patience, headers=headers)
             if not is_no_answer(msg) or loop.time() + pause > deadline:
@@ -92,7 +94,7 @@ async def ask(connection: Connection, subject: str, body: bytes = b"", *, timeou
     """The same of any service of a steward."""
     try:
         again = (errors.NoResponder, errors.EngineLost)
-        msg = await request(connection, subject, body, timeout=timeout, again=again)
+        msg = await request(connection, subject, body, timeout=timeout, again=again, mortal=True)
     except (errors.NoResponder, TimeoutError):
         address = connection.options.address
         if problem := await _quorum_problem(connection):

@@ -17,6 +17,8 @@ import msgspec
 import pytest
 
 from farmhand.engine.broker import Broker, BrokerConfig
+from farmhand.engine.options import Options
+from farmhand.model.address import parse_address
 from farmhand.security.accounts import JOIN_USER, SERVER_USER, User, UserStore, new_token
 from farmhand.security.nkeys import KeyPair
 from farmhand.security.permissions import Role, inbox_prefix
@@ -132,6 +134,13 @@ def enrol(folder: Path) -> UserStore:
     store.set_join_token(TOKEN)
     store.put(msgspec.structs.replace(store.load(), server_token=SERVER_TOKEN))
     return store
+
+
+def login(broker: Broker, role: Role) -> Options:
+    """For our own client."""
+    return Options(
+        name=role, address=parse_address(broker.address), inbox=inbox_prefix(role, NAMES[role]), signer=KEYS[role]
+    )
 
 
 def config_in(folder: Path, **changes: Any) -> BrokerConfig:

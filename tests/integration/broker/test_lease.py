@@ -5,23 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.integration.broker.conftest import KEYS, NAMES
+from tests.integration.broker.conftest import login
 
 from farmhand.engine import streams, subjects
 from farmhand.engine.broker import Broker
 from farmhand.engine.connection import Connection
 from farmhand.engine.options import Options
 from farmhand.home.process import run_loop
-from farmhand.model.address import parse_address
-from farmhand.security.permissions import Role, inbox_prefix
+from farmhand.security.permissions import Role
 from farmhand.steward import lease as module
 from farmhand.steward.lease import Lease
-
-
-def login(broker: Broker, role: Role) -> Options:
-    return Options(
-        name=role, address=parse_address(broker.address), inbox=inbox_prefix(role, NAMES[role]), signer=KEYS[role]
-    )
 
 
 def test_a_lease_that_was_free_when_somebody_began_to_connect_is_not_taken_from_who_has_it_by_then(
