@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -12,8 +11,6 @@ from farmhand.model.ids import LaneId
 from farmhand.model.messages import Work
 from farmhand.model.needs import Lane
 from farmhand.model.outcome import Kind, Mark
-
-NOTES_MAX: Final = 10_000  # about work that has not arrived; forgotten in order of age
 
 
 class HeldState(enum.IntEnum):
@@ -130,9 +127,3 @@ class RefuseWait(msgspec.Struct, frozen=True, gc=False):
 
 
 Effect = Pull | Start | Finish | Ack | Nak | Retract | Drop | KillSlot | StartSpare | RefuseWait
-
-
-def forget_oldest(notes: OrderedDict[Any, Any]) -> None:
-    """Keep the newest NOTES_MAX."""
-    while len(notes) > NOTES_MAX:
-        notes.popitem(last=False)

@@ -34,9 +34,9 @@ from farmhand.core.held import (
     Retract,
     Start,
     StartSpare,
-    forget_oldest,
 )
 from farmhand.core.lending import Lending
+from farmhand.core.notes import forget_oldest
 from farmhand.model import limits
 from farmhand.model.ids import LaneId
 from farmhand.model.messages import Work

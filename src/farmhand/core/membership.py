@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from farmhand.core.notes import forget_oldest
 from farmhand.model import limits
 from farmhand.model.ids import LaneId, kill_on_loss
 from farmhand.model.messages import Holding, LaneState, LaneTable, NodeBeat, SessionBeat
 from farmhand.model.needs import Lane
 
 T = TypeVar("T")
-REMEMBERED_MAX: Final = 10_000  # lost incarnations, and ended sessions: their late signs of life must be known as such
 
 
 class NodeLost(msgspec.Struct, frozen=True):
@@ -284,8 +284,7 @@ class Membership:
 def _remember(names: OrderedDict[T, None], name: T) -> None:
     """Add a name; the oldest are forgotten."""
     names[name] = None
-    while len(names) > REMEMBERED_MAX:
-        names.popitem(last=False)
+    forget_oldest(names)
 
 
 def orphans(delivered: Iterable[int], holdings: Iterable[Holding], lane: str) -> list[int]:

@@ -145,7 +145,7 @@ class SimSteward(Storing):
 
     def _withdraw(self, session: str, *, finish: bool) -> Steps:
         if session in self._withdrawing:
-            return False
+            return True
         self._withdrawing.add(session)
         through = yield Request(self.world.engine.purge, (session, False))
         self._withdrawing.discard(session)

@@ -298,7 +298,7 @@ def test_what_has_not_begun_is_dropped(node: Node, seen: Effects) -> None:
 
 
 def test_an_order_may_come_before_the_work(node: Node, seen: Effects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farmhand.core.held.NOTES_MAX", 2)
+    monkeypatch.setattr("farmhand.core.notes.NOTES_MAX", 2)
     for token in (101, 102, 103):
         node.tell(node.holder.on_kill(token, 0, -1))
     assert node.started(token=103).dropped == {0}

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from tests.unit.core.effects import Effects
 
-from farmhand.core import membership
 from farmhand.core.membership import (
     Disown,
     LanesChanged,
@@ -105,7 +104,7 @@ def test_a_node_says_goodbye(members: Membership, seen: Effects) -> None:
 
 
 def test_only_so_many_lost_are_remembered(members: Membership, seen: Effects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "REMEMBERED_MAX", 1)
+    monkeypatch.setattr("farmhand.core.notes.NOTES_MAX", 1)
     for incarnation in ("a1", "a2", "a3"):
         seen.add(members.on_node_beat(beat(incarnation=incarnation), 0.0))
         seen.take_all(object)
